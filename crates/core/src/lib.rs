@@ -1,0 +1,26 @@
+//! What should happen in a cluster: the replicated state and every decision about it.
+//!
+//! Pure code from plain data to plain data: no IO, no clock, no randomness, no async, no logging.
+//! The same functions run in production, in the model checker and in the simulator.
+
+pub mod authority;
+pub mod because;
+pub mod candidates;
+pub mod coordinator;
+pub mod document;
+pub mod ids;
+pub mod lease;
+pub mod limits;
+pub mod node;
+pub mod report;
+pub mod rule;
+pub mod state;
+pub mod status;
+pub mod time;
+
+pub use because::Because;
+pub use ids::{Lsn, NodeId, Term, TimelineId};
+pub use report::{Position, Report};
+pub use rule::{Policy, Rule};
+pub use state::{Answer, Change, Command, State};
+pub use time::Moment;

@@ -1,0 +1,53 @@
+//! Named limits of the replicated state and its decisions.
+
+use std::time::Duration;
+
+/// Events kept in the replicated history; older ones are dropped.
+pub const EVENTS_MAX: usize = 500;
+/// Reigns kept, for lineage and position order. A position older than these orders lowest.
+pub const REIGNS_MAX: usize = 500;
+/// Rules in force at once: a change that cannot close may be superseded so many times.
+pub const RULES_OPEN_MAX: usize = 5;
+/// Versions of the cluster document kept for `config history`.
+pub const DOCUMENTS_MAX: usize = 50;
+/// Join tokens outstanding at once.
+pub const TOKENS_MAX: usize = 100;
+/// Nodes in a cluster.
+pub const NODES_MAX: usize = 16;
+/// Terms that `recover --force-new-epoch` skips, so that no grant in flight can collide.
+pub const FORCED_EPOCH_TERMS: u64 = 1000;
+/// Timelines it skips: lost nodes may have been granted some that the survivor never heard of.
+pub const FORCED_EPOCH_TIMELINES: u32 = 100;
+
+/// How long an election that could conclude waits for members that are about to report.
+pub const BETTER_CANDIDATE_WAIT: Duration = Duration::from_millis(100);
+/// How long an election waits for the node that a switchover named, while it can be heard.
+pub const PREFERRED_WAIT: Duration = Duration::from_secs(1);
+/// How long an election that may lose commits waits for any copy within reach.
+pub const LOSSY_WAIT: Duration = Duration::from_secs(2);
+/// How long a grantee that shows no progress may take to open before another election.
+pub const OPEN_WAIT: Duration = Duration::from_secs(5);
+/// How long a grantee that reports progress may take to open.
+pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// In `async` timing: how long an election waits for the old writer's own report.
+pub const ASYNC_WRITER_WAIT: Duration = Duration::from_secs(5);
+/// A cohort member's absence before the commit rule goes on without it, when enough copies remain.
+pub const COHORT_ABSENCE: Duration = Duration::from_secs(30);
+/// A cohort member's absence before the rule is degraded because commits are waiting.
+pub const DEGRADE_AFTER: Duration = Duration::from_secs(3);
+/// A coordinator that has decided nothing for so long forgets since when members are absent.
+pub const COORDINATOR_GAP: Duration = Duration::from_secs(5);
+/// Replay and receive lag within which a standby may enter the cohort (rule R15).
+pub const COHORT_ENTRY_LAG: u64 = 16 * 1024 * 1024;
+/// Lag within which a switchover may start.
+pub const SWITCHOVER_LAG: u64 = 1024 * 1024;
+/// A switchover that has not begun its election by then is given up.
+pub const SWITCHOVER_WAIT: Duration = Duration::from_secs(15);
+/// Failovers for crashes within [`FLAP_WINDOW`] after which the next ones are slowed.
+pub const FLAP_MAX: usize = 6;
+/// The window that [`FLAP_MAX`] counts in.
+pub const FLAP_WINDOW: Duration = Duration::from_secs(20);
+/// Delay between failovers once [`FLAP_MAX`] is reached.
+pub const FLAP_DELAY: Duration = Duration::from_secs(5);
+/// Leases a writer may be without before it stops its server.
+pub const LEASELESS_STOP: u32 = 3;

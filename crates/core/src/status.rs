@@ -1,0 +1,191 @@
+//! What a node says of itself, with every heartbeat.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::because::Because;
+use crate::report::Report;
+use crate::state::NodeKind;
+use crate::{Lsn, NodeId, Term, TimelineId};
+
+/// What a node is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    /// The process has just begun.
+    #[default]
+    Starting,
+    /// Votes only.
+    Witness,
+    /// Its server starts or replays its log.
+    Recovering,
+    /// Cuts its feed and reads its log's end (rule R3): a report is about to come.
+    Freezing,
+    /// Reported and waits for the election's outcome.
+    Frozen,
+    /// Named as writer; promotes.
+    Promoting,
+    /// Promoted; waits until its marker is held by a commit set (rule R10).
+    Opening,
+    /// Serves writes.
+    Writing,
+    /// Follows the writer.
+    Following,
+    /// Has no feed although there is a writer.
+    Detached,
+    /// Copies the database.
+    Cloning,
+    /// Rewinds a diverged tail.
+    Rewinding,
+    /// Stopped serving; was or may have been the writer.
+    Fenced,
+    /// Cannot go on without a person.
+    Broken,
+}
+
+/// A writer's word that it will not acknowledge anything more in this term.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surrender {
+    /// The term given up.
+    pub term: Term,
+    /// Why.
+    pub reason: SurrenderReason,
+    /// Whether its lease is released: it answers no reads either.
+    pub released: bool,
+}
+
+/// Why a writer gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SurrenderReason {
+    /// Its server ended.
+    Crash,
+    /// Its server does not answer.
+    Hang,
+    /// Its disk does not answer.
+    Disk,
+    /// No majority granted its lease for too long.
+    LeaseLost,
+    /// A planned hand-over.
+    Switchover,
+    /// Its server must be restarted.
+    Restart,
+    /// What it promoted is not what was granted.
+    BadPromotion,
+}
+
+impl SurrenderReason {
+    /// The end of the sentence "n1 gave up: …".
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Crash => "its server ended",
+            Self::Hang => "its server does not answer",
+            Self::Disk => "its disk does not answer",
+            Self::LeaseLost => "no majority heard it",
+            Self::Switchover => "it hands over as planned",
+            Self::Restart => "its server must restart",
+            Self::BadPromotion => "its server did not promote as granted",
+        }
+    }
+
+    /// Whether it counts as a failure for the flap limiter.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Switchover | Self::Restart)
+    }
+}
+
+/// Facts of a node's server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// `15.20`.
+    pub version: String,
+    /// Whether it is in recovery (a standby).
+    pub in_recovery: bool,
+    /// Timeline it writes or replays, when known.
+    pub timeline: Option<TimelineId>,
+    /// Flushed (writer) or received (standby).
+    pub flushed: Lsn,
+    /// Replayed; equals `flushed` on a writer.
+    pub replayed: Lsn,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<String>,
+}
+
+/// What the writer knows of one standby.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyLink {
+    /// Received.
+    pub written: Lsn,
+    /// Flushed.
+    pub flushed: Lsn,
+    /// Replayed.
+    pub applied: Lsn,
+}
+
+/// What only a writer can say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterStatus {
+    /// The term it writes in.
+    pub term: Term,
+    /// Whether clients are served.
+    pub serving: bool,
+    /// Whether its lease runs.
+    pub leased: bool,
+    /// Generation of the rule in effect.
+    pub rule: u64,
+    /// The position a commit set holds.
+    pub safe: Option<Lsn>,
+    /// Attached standbys, lineage checked.
+    pub standbys: BTreeMap<NodeId, StandbyLink>,
+    /// Whether it holds its clients for a planned hand-over and the target has everything.
+    pub drained: bool,
+}
+
+/// How well a node hears another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hearing {
+    /// Milliseconds since the last word; `None`: never.
+    pub silent_ms: Option<u64>,
+    /// The other's host refuses connections: its process is gone.
+    pub gone: bool,
+}
+
+/// A node's word about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Who.
+    pub node: NodeId,
+    /// Whether it has a database.
+    pub kind: NodeKind,
+    /// Version of its program.
+    pub version: String,
+    /// The newest term it knows.
+    pub term: Term,
+    /// The term it promised; `None` when its promise file is lost (amnesia).
+    pub promised: Option<Term>,
+    /// What it does.
+    pub doing: Doing,
+    /// Why.
+    pub because: Because,
+    /// Progress of what it does, in words.
+    pub progress: Option<String>,
+    /// Its frozen log end.
+    pub report: Option<Report>,
+    /// Its surrender.
+    pub surrender: Option<Surrender>,
+    /// Its server.
+    pub server: Option<ServerStatus>,
+    /// What it knows as the writer.
+    pub writer: Option<WriterStatus>,
+    /// Whom it hears.
+    pub hears: BTreeMap<NodeId, Hearing>,
+    /// Milliseconds for which it still owes a lease to the writer of a term below `term`.
+    pub hold_ms: u64,
+    /// Latency of its disk, in milliseconds.
+    pub disk_ms: Option<u64>,
+    /// Version of the cluster document that its server runs with.
+    pub document: u64,
+    /// As the coordinator: what it does and why.
+    pub coordinating: Option<Because>,
+}

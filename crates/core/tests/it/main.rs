@@ -1,0 +1,10 @@
+//! Tests of the decisions through the crate's public face.
+
+#![allow(clippy::unwrap_used)]
+
+mod authority;
+mod coordinator;
+mod fixture;
+mod model;
+mod node;
+mod state;

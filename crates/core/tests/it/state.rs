@@ -1,0 +1,209 @@
+//! Membership, documents and the guards of the replicated state.
+
+use quorate_core::authority::Phase;
+use quorate_core::document::{Document, NodeSpec, Role, Timing};
+use quorate_core::limits::{DOCUMENTS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, TOKENS_MAX};
+use quorate_core::state::{CertificateAuthority, NodeKind, State};
+use quorate_core::{Answer, Because, Change, Command, Policy, Term, TimelineId};
+
+use crate::fixture::{apply, done, member, node, refused, rule, state};
+
+fn serving() -> State {
+    let mut s = state(4, Phase::Serving, Some("a"));
+    s.nodes.insert(node("w"), member(NodeKind::Witness));
+    s
+}
+
+fn admit(name: &str, token: &str) -> Change {
+    let (name, token_hash) = (node(name), token.to_owned());
+    Change::Admit { name, node: member(NodeKind::Data), token_hash }
+}
+
+fn leave(name: &str) -> Change {
+    Change::Leave { name: node(name) }
+}
+
+fn remove(name: &str) -> Change {
+    Change::RemoveNode { name: node(name) }
+}
+
+fn document(version: u64, document: Document) -> Change {
+    Change::SetDocument { expect_version: version, document }
+}
+
+fn switch(to: Option<&str>) -> Change {
+    Change::PlanSwitchover { term: Term(4), target: to.map(node) }
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut s = State::default();
+    let found = Change::Found {
+        cluster_id: "00".into(),
+        ca: CertificateAuthority::default(),
+        name: node("a"),
+        node: member(NodeKind::Data),
+        document: Document::default(),
+    };
+    done(&mut s, found.clone());
+    assert_eq!(s.authority.rules, [rule(1, "a", Policy::Copies(1))]);
+    assert_eq!((s.document_version(), s.authority.phase), (1, Phase::Electing));
+    assert!(refused(&mut s, found).contains("exists already"));
+    done(&mut s, Change::SystemId { system_id: 7 });
+    done(&mut s, Change::SystemId { system_id: 7 });
+    assert!(refused(&mut s, Change::SystemId { system_id: 8 }).contains("is 7, not 8"));
+}
+
+#[test]
+fn a_token_admits_one_new_node_before_it_expires() {
+    let mut s = serving();
+    assert!(refused(&mut s, admit("d", "t")).contains("not known"));
+    done(&mut s, Change::AddToken { hash: "t".into(), expires: 1000 });
+    let late = Command { at: 1001, change: admit("d", "t") };
+    assert!(matches!(s.apply(&late), Answer::Refused { because } if because.contains("expired")));
+    assert!(refused(&mut s, admit("b", "t")).contains("named b already"));
+    done(&mut s, admit("d", "t"));
+    assert!(refused(&mut s, admit("e", "t")).contains("used before"));
+    assert!(!s.authority.cohort().contains(&node("d")), "it enters the commit rule by catching up");
+}
+
+#[test]
+fn outstanding_tokens_are_bounded_and_expired_ones_forgotten() {
+    let mut s = serving();
+    let token = |i: usize, expires| Change::AddToken { hash: i.to_string(), expires };
+    for i in 0..TOKENS_MAX {
+        done(&mut s, token(i, 1000));
+    }
+    assert!(refused(&mut s, token(TOKENS_MAX, 1000)).contains("outstanding"));
+    let later = Command { at: 1001, change: token(TOKENS_MAX, 2000) };
+    assert_eq!(s.apply(&later), Answer::Done);
+    assert_eq!(s.tokens.len(), 1);
+}
+
+#[test]
+fn addresses_change_and_kinds_do_not() {
+    let mut s = serving();
+    let put = |name: &str, kind| Change::PutNode { name: node(name), node: member(kind) };
+    done(&mut s, put("b", NodeKind::Data));
+    assert!(refused(&mut s, put("b", NodeKind::Witness)).contains("cannot change"));
+    assert!(refused(&mut s, put("x", NodeKind::Data)).contains("not a member"));
+}
+
+#[test]
+fn members_leave_the_commit_rule_before_the_cluster() {
+    let mut s = serving();
+    assert!(refused(&mut s, leave("a")).contains("switch over first"));
+    assert!(refused(&mut s, remove("a")).contains("switch over first"));
+    assert!(refused(&mut s, leave("x")).contains("not a member"));
+    done(&mut s, leave("b"));
+    assert!(refused(&mut s, remove("b")).contains("still in the commit rule"));
+    s.authority.rules.push(rule(2, "a c", Policy::Copies(2)));
+    assert!(refused(&mut s, remove("b")).contains("still"), "the older rule is in force too");
+    s.authority.rules.remove(0);
+    done(&mut s, remove("b"));
+    assert!(!s.nodes.contains_key(&node("b")) && s.leaving.is_empty());
+    done(&mut s, leave("w"));
+    done(&mut s, remove("w"));
+}
+
+#[test]
+fn a_rule_cannot_count_on_who_was_removed_or_holds_no_data() {
+    let mut s = serving();
+    let open = |cohort| Change::OpenRule {
+        term: Term(4),
+        rule: rule(2, cohort, Policy::Copies(2)),
+        because: Because::default(),
+    };
+    assert!(refused(&mut s, open("a b x")).contains("x is no data node"));
+    assert!(refused(&mut s, open("a w")).contains("w is no data node"));
+    done(&mut s, open("a b"));
+}
+
+#[test]
+fn a_named_copy_does_not_leave_silently() {
+    let mut s = serving();
+    let sync = |names: &[&str]| Document {
+        timing: Timing::Sync,
+        sync_nodes: names.iter().map(|n| node(n)).collect(),
+        ..Document::default()
+    };
+    assert!(refused(&mut s, document(0, sync(&["x"]))).contains("x is no data node"));
+    assert!(refused(&mut s, document(0, sync(&["w"]))).contains("w is no data node"));
+    let mut reader = sync(&["b"]);
+    reader.nodes.insert(node("b"), NodeSpec { role: Role::Read, priority: 1 });
+    assert!(refused(&mut s, document(0, reader)).contains("never counts"));
+    done(&mut s, document(0, sync(&["b"])));
+    assert!(refused(&mut s, leave("b")).contains("sync_nodes"));
+    done(&mut s, document(1, Document::default()));
+    done(&mut s, leave("b"));
+}
+
+#[test]
+fn documents_are_versioned_and_checked() {
+    let mut s = serving();
+    done(&mut s, document(0, Document::default()));
+    assert!(refused(&mut s, document(0, Document::default())).contains("at version 1 now"));
+    let bad = Document { copies: 0, ..Document::default() };
+    assert!(refused(&mut s, document(1, bad)).starts_with("copies:"));
+    for version in 1..DOCUMENTS_MAX as u64 + 5 {
+        done(&mut s, document(version, Document::default()));
+    }
+    assert_eq!(s.documents.len(), DOCUMENTS_MAX);
+    assert_eq!(s.document_version(), DOCUMENTS_MAX as u64 + 5);
+}
+
+#[test]
+fn a_handover_goes_to_a_copy_that_counts() {
+    let mut s = serving();
+    s.nodes.insert(node("d"), member(NodeKind::Data));
+    assert!(refused(&mut s, switch(Some("a"))).contains("is the writer already"));
+    for outside in ["d", "w", "x"] {
+        assert!(refused(&mut s, switch(Some(outside))).contains("not in the commit rule"));
+    }
+    done(&mut s, switch(Some("b")));
+    assert!(refused(&mut s, switch(None)).contains("under way already"));
+    let drop = Change::DropSwitchover { term: Term(4), because: Because::default() };
+    done(&mut s, drop.clone());
+    refused(&mut s, drop);
+    done(&mut s, switch(None));
+    s.authority.switchover = None;
+    s.authority.rules = vec![rule(1, "a", Policy::Copies(1))];
+    assert!(refused(&mut s, switch(None)).contains("no other node"));
+    s.authority.phase = Phase::Electing;
+    assert!(refused(&mut s, switch(None)).contains("no writer serves"));
+}
+
+#[test]
+fn a_forced_epoch_starts_over_with_one_survivor() {
+    let mut s = serving();
+    let force = |n: &str| Change::ForceEpoch { survivor: node(n), because: Because::default() };
+    assert!(refused(&mut s, force("x")).contains("not a member"));
+    assert!(refused(&mut s, force("w")).contains("witness"));
+    s.leaving = [node("b"), node("c")].into();
+    s.authority.rules.push(rule(2, "a b", Policy::Copies(2)));
+    s.authority.preferred = Some(node("c"));
+    done(&mut s, force("b"));
+    assert_eq!(s.authority.term, Term(4 + FORCED_EPOCH_TERMS));
+    assert_eq!(s.authority.phase, Phase::Electing);
+    assert_eq!(s.authority.rules, [rule(3, "b", Policy::Copies(1))]);
+    assert_eq!(s.nodes.keys().collect::<Vec<_>>(), [&node("b")]);
+    assert!(s.leaving.is_empty(), "nodes of those names may be admitted again");
+    assert_eq!(s.authority.preferred, None);
+    assert!(
+        s.authority.timeline_max > TimelineId(50),
+        "grants the survivor never heard of may have taken the next timelines"
+    );
+}
+
+#[test]
+fn history_is_bounded_and_numbered() {
+    let mut s = serving();
+    for _ in 0..EVENTS_MAX + 3 {
+        let note = Change::Note { kind: "x".into(), because: Because::default() };
+        assert_eq!(apply(&mut s, note), Answer::Done);
+    }
+    assert_eq!(s.events.len(), EVENTS_MAX);
+    assert_eq!(s.events.back().unwrap().seq, EVENTS_MAX as u64 + 3);
+    done(&mut s, Change::Pause { paused: true, because: Because::default() });
+    assert!(s.paused && s.events.back().unwrap().kind == "paused");
+}

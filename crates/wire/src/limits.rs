@@ -1,0 +1,13 @@
+//! Every size that bytes from outside may claim.
+
+/// Longest message body; PostgreSQL allocates no more than this for one message either.
+pub const MESSAGE_MAX: usize = 0x3FFF_FFFF;
+
+/// Longest startup packet, its length word included; PostgreSQL's own limit.
+pub const STARTUP_MAX: usize = 10_000;
+
+/// Longest secret of a cancel request; protocol 3.2 allows up to 256 bytes, 3.0 has 4.
+pub const CANCEL_KEY_MAX: usize = 256;
+
+/// Longest notice worth looking into; the ones we look for are a few hundred bytes.
+pub const NOTICE_MAX: usize = 8 * 1024;

@@ -1,0 +1,56 @@
+//! One local PostgreSQL server: process, settings, probes, clone, rewind.
+//!
+//! The server listens on a private unix socket only and always starts as a standby; it becomes a
+//! writer by promotion. This crate performs; it decides nothing and knows no other node.
+//!
+//! ```text
+//!   Server (own thread) ──spawns──▶ postgres ──▶ <run_dir>/.s.PGSQL.5432 ◀── Admin (SQL)
+//!                                      └─walreceiver─▶ <relay_dir>/.s.PGSQL.5432 (made elsewhere)
+//! ```
+
+pub mod limits;
+
+mod error;
+mod install;
+mod options;
+
+mod bootstrap;
+mod clone;
+mod conf;
+mod process;
+mod release;
+mod sql;
+
+mod controldata;
+mod disk;
+mod timelines;
+
+mod deathsig;
+mod files;
+mod procfs;
+mod staging;
+mod tool;
+
+pub use bootstrap::{BootstrapOptions, Directory, bootstrap, examine};
+pub use clone::{Cloned, Rewound, clone_from, rewind_from};
+pub use conf::{
+    Settings, SynchronousCommit, WalLevel, Written, check as check_setting, write as write_settings,
+};
+pub use controldata::{ControlData, read as read_control_data};
+pub use deathsig::become_subreaper;
+pub use disk::{DiskHealth, DiskProbe};
+pub use error::{Error, Retry};
+pub use install::Install;
+pub use options::{ServerOptions, User};
+pub use process::{Mode, Server, Status, kill_leftovers};
+pub use release::release;
+pub use sql::{
+    Admin, Cancelled, Marker, Probe, Promoted, Setting, Slot, StandbyPosition, WalReceiver,
+};
+pub use timelines::{Position, history, reserve as reserve_timelines};
+
+/// The role that Quorate itself logs in as.
+pub const ROLE: &str = "quorate";
+
+/// The port in the name of every unix socket; no TCP port is ever opened.
+pub const PORT: u16 = 5432;

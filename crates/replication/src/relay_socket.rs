@@ -1,0 +1,231 @@
+//! The standby's end of a WAL tunnel: a unix socket that looks like a PostgreSQL server to the local
+//! walreceiver and leads to whichever writer is the target now.
+//!
+//! Without a target a connection is held open in silence: PostgreSQL just waits, and is bridged the
+//! moment a target appears, instead of failing and retrying.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+use crate::stream::{BoxFuture, BoxStream};
+use crate::{Error, limits};
+
+/// Opens tunnels to one writer in one term.
+pub trait Target: Send + Sync {
+    /// Opens one tunnel. Dropping the future gives up.
+    fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
+}
+
+/// Where the socket is and whose it is.
+#[derive(Debug, Clone)]
+pub struct RelayOptions {
+    /// Directory of the socket, made when missing; `host=` of `primary_conninfo`.
+    pub dir: PathBuf,
+    /// Owner of directory and socket: the user that PostgreSQL runs as, and its group.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// Name of the socket file: port 5432.
+const SOCKET_NAME: &str = ".s.PGSQL.5432";
+
+/// The socket. Dropping it drops every connection.
+#[derive(Debug)]
+pub struct RelaySocket {
+    path: PathBuf,
+    aim: watch::Sender<Aim>,
+    live: watch::Sender<usize>,
+    accepting: JoinHandle<()>,
+}
+
+/// The target now. Tunnels of an older generation end.
+#[derive(Clone, Default)]
+struct Aim {
+    generation: u64,
+    target: Option<Arc<dyn Target>>,
+}
+
+impl std::fmt::Debug for Aim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let target = self.target.is_some();
+        f.debug_struct("Aim")
+            .field("generation", &self.generation)
+            .field("target", &target)
+            .finish()
+    }
+}
+
+impl RelaySocket {
+    /// Makes the socket and starts to hold connections. Must run inside a tokio runtime.
+    pub fn bind(options: &RelayOptions) -> Result<Self, Error> {
+        let doing = "making the socket that the local walreceiver connects to";
+        let (listener, path) = listen(options).map_err(Error::io(doing))?;
+        let aim = watch::Sender::new(Aim::default());
+        let live = watch::Sender::new(0);
+        let accepting = tokio::spawn(accept(listener, aim.subscribe(), live.clone()));
+        Ok(Self { path, aim, live, accepting })
+    }
+
+    /// The socket file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leads to this target from now on. Tunnels to the old one are dropped without waiting, held
+    /// connections are bridged at once. `None` holds. For changes only: the same target again cuts, too.
+    pub fn set_target(&self, target: Option<Arc<dyn Target>>) {
+        self.aim.send_modify(|aim| *aim = Aim { generation: aim.generation + 1, target });
+    }
+
+    /// Drops all tunnels and holds new connections. When it returns no tunnel of before is left:
+    /// nothing more leaves this node for the old writer, nothing more arrives (R3).
+    pub async fn close(&self) {
+        self.set_target(None);
+        let mut live = self.live.subscribe();
+        // The sender is a field of self: the channel is never closed.
+        let _ = live.wait_for(|&n| n == 0).await;
+    }
+
+    /// Number of tunnels that are open or being opened; held connections are not counted.
+    pub fn live(&self) -> watch::Receiver<usize> {
+        self.live.subscribe()
+    }
+}
+
+impl Drop for RelaySocket {
+    fn drop(&mut self) {
+        // The connections' tasks belong to the accepting task and end with it.
+        self.accepting.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn listen(options: &RelayOptions) -> io::Result<(UnixListener, PathBuf)> {
+    let dir = &options.dir;
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    std::fs::set_permissions(dir, private.clone())?;
+    let path = dir.join(SOCKET_NAME);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, private)?;
+    if let Some((uid, gid)) = options.owner {
+        chown(&path, Some(uid), Some(gid))?;
+        chown(dir, Some(uid), Some(gid))?;
+    }
+    Ok((listener, path))
+}
+
+async fn accept(listener: UnixListener, aim: watch::Receiver<Aim>, live: watch::Sender<usize>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) if connections.len() < limits::RELAY_CONNECTIONS_MAX => {
+                    connections.spawn(relay(client, aim.clone(), live.clone()));
+                }
+                Ok(_) => tracing::warn!("too many connections on the replication socket"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the replication socket");
+                    sleep(limits::ACCEPT_RETRY_DELAY).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// One connection: held until there is a target, then bridged until either side or the aim ends it.
+async fn relay(mut client: UnixStream, mut aim: watch::Receiver<Aim>, live: watch::Sender<usize>) {
+    let mut early = Vec::new();
+    loop {
+        let Aim { generation, target } = aim.borrow_and_update().clone();
+        let Some(target) = target else {
+            tokio::select! {
+                _ = aim.changed() => continue,
+                () = left(&mut client, &mut early) => return,
+            }
+        };
+        let counted = Live::new(&live);
+        // Biased, and counted before: once `close` has seen no tunnel, none comes to life.
+        let opened = tokio::select! {
+            biased;
+            () = changed(&mut aim, generation) => continue,
+            opened = target.open() => opened,
+            () = left(&mut client, &mut early) => return,
+        };
+        match opened {
+            Ok(tunnel) => {
+                tokio::select! {
+                    biased;
+                    () = changed(&mut aim, generation) => {}
+                    () = bridge(&mut client, &early, tunnel) => {}
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot open a WAL tunnel yet");
+                drop(counted);
+                tokio::select! {
+                    () = sleep(limits::TUNNEL_RETRY_DELAY) => {}
+                    _ = aim.changed() => {}
+                    () = left(&mut client, &mut early) => return,
+                }
+            }
+        }
+    }
+}
+
+async fn changed(aim: &mut watch::Receiver<Aim>, generation: u64) {
+    // A closed channel means that the socket is gone: that ends tunnels, too.
+    let _ = aim.wait_for(|aim| aim.generation != generation).await;
+}
+
+/// Resolves when a waiting client has gone away or sends more than it should. What it sends until
+/// then is kept. Cancel safe.
+async fn left(client: &mut UnixStream, early: &mut Vec<u8>) {
+    loop {
+        match client.read_buf(early).await {
+            Ok(n) if n > 0 && early.len() <= limits::HELD_BYTES_MAX => {}
+            _ => return,
+        }
+    }
+}
+
+async fn bridge(client: &mut UnixStream, early: &[u8], mut tunnel: BoxStream) {
+    let bridged = async {
+        tunnel.write_all(early).await?;
+        tunnel.flush().await?;
+        let (up, down) = (limits::FEEDBACK_CHUNK, limits::WAL_CHUNK);
+        copy_bidirectional_with_sizes(client, &mut tunnel, up, down).await
+    };
+    if let Err(error) = bridged.await {
+        tracing::debug!(%error, "a WAL tunnel ended");
+    }
+}
+
+/// Counts a tunnel while it exists.
+struct Live<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Live<'a> {
+    fn new(live: &'a watch::Sender<usize>) -> Self {
+        live.send_modify(|n| *n += 1);
+        Self(live)
+    }
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}

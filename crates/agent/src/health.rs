@@ -1,0 +1,326 @@
+//! What this node knows of the others from heartbeats, and the lease that rides on them.
+//!
+//! Everything here is answered from memory: heartbeat threads call in, and never wait for a disk or
+//! for the async runtime.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_core::coordinator::Peer;
+use quorate_core::lease::{self, LeaseTiming};
+use quorate_core::status::{Hearing, NodeStatus};
+use quorate_core::{Moment, NodeId, Term};
+use quorate_gateway::Gate;
+use quorate_link::Pulse;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+/// A heartbeat: the sender's word about itself, and the term it asks a lease for.
+#[derive(Serialize, Deserialize)]
+struct Beat {
+    status: NodeStatus,
+    lease: Option<Term>,
+}
+
+/// The answer to a heartbeat.
+#[derive(Serialize, Deserialize)]
+struct BeatAnswer {
+    /// The newest term the answering node knows.
+    term: Term,
+    /// Whether the lease was granted.
+    granted: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    peers: BTreeMap<NodeId, Peer>,
+    voters: BTreeSet<NodeId>,
+    status: Option<NodeStatus>,
+    /// The newest term known here: no lease is granted below it.
+    term: Term,
+    /// As a voter: the leases we granted, by term: to whom, and until when.
+    holds: BTreeMap<Term, (NodeId, Moment)>,
+    /// As the writer: the term we ask leases for, and when each voter's last grant was sent.
+    asking: Option<Term>,
+    granted: BTreeMap<NodeId, Moment>,
+    /// When each voter's hold on an older lease is over, by its own word.
+    clear_at: BTreeMap<NodeId, (Term, Moment)>,
+    strict: bool,
+}
+
+/// The health table of a node.
+pub struct Health {
+    me: NodeId,
+    timing: LeaseTiming,
+    clock: fn() -> Moment,
+    gate: Arc<Gate>,
+    table: Mutex<Table>,
+    /// Signalled when something changed that a decision may depend on. For the coordinator.
+    pub changed: Notify,
+    /// Counts the same, for everybody else.
+    pub news: watch::Sender<u64>,
+}
+
+impl Health {
+    /// An empty table. Lease renewals go straight to `gate`.
+    pub fn new(me: NodeId, clock: fn() -> Moment, gate: Arc<Gate>) -> Arc<Self> {
+        Arc::new(Self {
+            me,
+            timing: LeaseTiming::default(),
+            clock,
+            gate,
+            table: Mutex::default(),
+            changed: Notify::new(),
+            news: watch::Sender::new(0),
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self) {
+        self.changed.notify_one();
+        self.news.send_modify(|n| *n += 1);
+    }
+
+    /// Takes in the replicated facts that heartbeats depend on.
+    pub fn set_cluster(&self, term: Term, voters: BTreeSet<NodeId>, members: &BTreeSet<NodeId>) {
+        let mut table = self.table();
+        self.learn(&mut table, term);
+        table.voters = voters;
+        table.peers.retain(|n, _| members.contains(n));
+    }
+
+    /// Whether a refused connection releases the lease of the node behind it.
+    pub fn set_strict(&self, strict: bool) {
+        self.table().strict = strict;
+    }
+
+    /// Asks for leases in this term from now on, or for none.
+    pub fn ask(&self, term: Option<Term>) {
+        let mut table = self.table();
+        if table.asking != term {
+            table.asking = term;
+            table.granted.clear();
+        }
+        self.renew(&table);
+    }
+
+    /// Sets what this node says of itself; the heartbeat details are filled in with each beat.
+    /// Returns whether others should hear of it at once.
+    pub fn set_status(&self, status: NodeStatus) -> bool {
+        let mut table = self.table();
+        let urgent = table.status.as_ref().is_none_or(|old| is_news(old, &status));
+        table.status = Some(status);
+        drop(table);
+        if urgent {
+            self.announce();
+        }
+        urgent
+    }
+
+    /// What is known of every member, this node included.
+    pub fn peers(&self) -> BTreeMap<NodeId, Peer> {
+        let table = self.table();
+        let mut peers = table.peers.clone();
+        let status = table.status.clone().map(|s| self.complete(&table, s));
+        let heard = Some((self.clock)());
+        peers.insert(self.me, Peer { heard, gone: false, status });
+        peers
+    }
+
+    /// The last word of one node.
+    pub fn status_of(&self, node: NodeId) -> Option<NodeStatus> {
+        self.table().peers.get(&node)?.status.clone()
+    }
+
+    /// Whether every lease of a term below `term` is surely over.
+    pub fn lease_clear(&self, term: Term) -> bool {
+        let table = self.table();
+        let now = (self.clock)();
+        let mut clear_at: BTreeMap<NodeId, Moment> = table
+            .clear_at
+            .iter()
+            .filter(|(_, (t, _))| *t >= term)
+            .map(|(n, (_, at))| (*n, *at))
+            .collect();
+        clear_at.insert(self.me, table.held_below(term).unwrap_or(now));
+        lease::clear(&table.voters, &clear_at, now)
+    }
+
+    /// The end of the lease of the term we ask for.
+    pub fn lease_until(&self) -> Option<Moment> {
+        let table = self.table();
+        table.asking?;
+        lease::deadline(&self.timing, self.me, (self.clock)(), &table.voters, &table.granted)
+    }
+
+    /// Length of a lease.
+    pub fn lease_length(&self) -> std::time::Duration {
+        self.timing.length
+    }
+
+    /// A later term ends our own lease at once, before anybody hears that we know of it.
+    fn learn(&self, table: &mut Table, term: Term) {
+        table.term = table.term.max(term);
+        if table.asking.is_some_and(|asking| asking < table.term) {
+            table.asking = None;
+            table.granted.clear();
+            self.gate.close();
+        }
+    }
+
+    /// Tells the gate the lease's end, as after it was opened.
+    pub fn renew_gate(&self) {
+        self.renew(&self.table());
+    }
+
+    fn renew(&self, table: &Table) {
+        let Some(term) = table.asking else { return };
+        let now = (self.clock)();
+        let until = lease::deadline(&self.timing, self.me, now, &table.voters, &table.granted);
+        if let Some(until) = until {
+            self.gate.renew(term, until);
+        }
+    }
+
+    fn complete(&self, table: &Table, mut status: NodeStatus) -> NodeStatus {
+        let now = (self.clock)();
+        status.term = status.term.max(table.term);
+        let held = table.held_below(status.term);
+        // Rounded up: the receiver must not think it over early.
+        status.hold_ms = held.map_or(0, |until| until.since(now).as_millis() as u64 + 1);
+        status.hears = table
+            .peers
+            .iter()
+            .map(|(n, p)| {
+                let silent_ms = p.heard.map(|at| now.since(at).as_millis() as u64);
+                (*n, Hearing { silent_ms, gone: p.gone })
+            })
+            .collect();
+        status
+    }
+}
+
+impl Table {
+    /// Until when we owe a lease to a writer of a term below this one.
+    fn held_below(&self, term: Term) -> Option<Moment> {
+        self.holds.range(..term).map(|(_, (_, until))| *until).max()
+    }
+
+    fn release(&mut self, node: NodeId, up_to: Option<Term>) {
+        self.holds.retain(|t, (to, _)| *to != node || up_to.is_some_and(|limit| *t > limit));
+    }
+
+    /// Takes in a word from `from`; returns whether it changes what could be decided.
+    fn hear(&mut self, from: NodeId, now: Moment, status: Option<NodeStatus>) -> bool {
+        if let Some(status) = &status {
+            let clear = now + std::time::Duration::from_millis(status.hold_ms);
+            self.clear_at.insert(from, (status.term, clear));
+            // Whoever fenced itself released its lease.
+            if let Some(surrender) = status.surrender.as_ref().filter(|s| s.released) {
+                self.release(from, Some(surrender.term));
+            }
+        }
+        let peer = self.peers.entry(from).or_default();
+        let mut news = peer.gone || peer.heard.is_none();
+        peer.gone = false;
+        peer.heard = Some(now);
+        if let Some(status) = status {
+            news |= peer.status.as_ref().is_none_or(|old| is_news(old, &status));
+            peer.status = Some(status);
+        }
+        news
+    }
+}
+
+/// Whether a new word changes anything that somebody decides from.
+fn is_news(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let key = |s: &NodeStatus| (s.term, s.promised, s.doing, s.document);
+    key(old) != key(new)
+        || old.report != new.report
+        || old.surrender != new.surrender
+        || differ(old, new)
+}
+
+fn differ(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let gone = |s: &NodeStatus| -> Vec<NodeId> {
+        s.hears.iter().filter(|(_, h)| h.gone).map(|(n, _)| *n).collect()
+    };
+    let writer = |s: &NodeStatus| {
+        s.writer.as_ref().map(|w| {
+            (w.term, w.serving, w.rule, w.drained, w.standbys.keys().copied().collect::<Vec<_>>())
+        })
+    };
+    gone(old) != gone(new) || writer(old) != writer(new)
+}
+
+impl Pulse for Health {
+    fn beat(&self, _to: NodeId) -> Vec<u8> {
+        let table = self.table();
+        let Some(status) = table.status.clone() else {
+            return Vec::new();
+        };
+        let beat = Beat { status: self.complete(&table, status), lease: table.asking };
+        serde_json::to_vec(&beat).unwrap_or_default()
+    }
+
+    fn heard(&self, from: NodeId, beat: &[u8]) -> Vec<u8> {
+        let beat: Option<Beat> = serde_json::from_slice(beat).ok();
+        let mut table = self.table();
+        let now = (self.clock)();
+        let mut granted = false;
+        let mut status = None;
+        if let Some(beat) = beat {
+            if let Some(term) = beat.lease
+                && term >= table.term
+            {
+                granted = true;
+                self.learn(&mut table, term);
+                table.holds.retain(|_, (_, until)| *until > now);
+                table.holds.insert(term, (from, now + self.timing.length));
+            }
+            status = Some(beat.status);
+        }
+        let news = table.hear(from, now, status);
+        let answer = BeatAnswer { term: table.term, granted };
+        drop(table);
+        if news {
+            self.announce();
+        }
+        serde_json::to_vec(&answer).unwrap_or_default()
+    }
+
+    fn answered(&self, by: NodeId, sent_at: Moment, answer: &[u8]) {
+        let answer: Option<BeatAnswer> = serde_json::from_slice(answer).ok();
+        let mut table = self.table();
+        let news = table.hear(by, (self.clock)(), None);
+        if let Some(answer) = answer
+            && answer.granted
+            && table.asking.is_some_and(|term| term >= answer.term)
+        {
+            table.granted.insert(by, sent_at);
+            self.renew(&table);
+        }
+        drop(table);
+        if news {
+            self.announce();
+        }
+    }
+
+    fn refused(&self, by: NodeId) {
+        let mut table = self.table();
+        let strict = table.strict;
+        let news = !std::mem::replace(&mut table.peers.entry(by).or_default().gone, true);
+        // The kernel of its host answers for a process that is no more: nothing of it can reply to
+        // a client. A strict cluster waits for the lease all the same (a middlebox may lie).
+        if !strict {
+            table.release(by, None);
+        }
+        drop(table);
+        if news {
+            self.announce();
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The loop of a node: gather, decide, perform, wait.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use quorate_core::node::{self, Data, Decision, Feed, Job, NodeView, Promise, Server};
+use quorate_core::report::Report;
+use quorate_core::state::{Change, State};
+use quorate_core::status::{
+    Doing, NodeStatus, StandbyLink, Surrender, SurrenderReason, WriterStatus,
+};
+use quorate_core::{Because, Lsn, Moment, NodeId, Term, TimelineId};
+use quorate_link::clock;
+use quorate_postgres::Promoted;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::database;
+use crate::feed::FeedNews;
+use crate::limits::{CYCLE, MESSAGES_MAX, REJOIN_WAIT};
+use crate::node::{Node, Order};
+use crate::perform::{self, Message, Outcome, Running, spawn_proposal};
+use crate::reign::Reign;
+
+/// A timeline's history: where each ancestor ended, oldest first.
+pub type Forks = Vec<(TimelineId, Lsn)>;
+
+/// What the loop knows beside what it gathers anew each time.
+pub struct Memory {
+    /// The promise file's content.
+    pub promise: Promise,
+    /// The job in progress.
+    pub job: Option<Running>,
+    /// What the job is at.
+    pub progress: Option<String>,
+    /// Why the last job failed; forgotten when one succeeds.
+    trouble: Option<String>,
+    /// The feed.
+    pub feed: Feed,
+    /// Where feeds tell their news.
+    pub feed_news: mpsc::Sender<FeedNews>,
+    /// Where the local log left the writer's history, when it was refused for that.
+    pub fork: Option<Lsn>,
+    /// The frozen log end of the present term.
+    pub report: Option<Report>,
+    /// What was surrendered.
+    pub surrender: Option<Surrender>,
+    /// What the promotion of a term made, and its timeline's history.
+    pub promoted: Option<(Term, Promoted, Forks)>,
+    /// This node's reign.
+    pub reign: Option<Reign>,
+    /// Proposals under way.
+    pub proposing: BTreeSet<&'static str>,
+    data: Data,
+    /// Since when the present writer is open and serves nobody: it lacks copies.
+    writer_waits: Option<Moment>,
+    restart: Option<oneshot::Sender<Result<(), String>>>,
+    restarting: bool,
+    document: u64,
+    said: Because,
+}
+
+/// Runs a node until the process ends.
+pub async fn run(node: Arc<Node>, mut orders: mpsc::Receiver<Order>) -> std::io::Result<()> {
+    let (messages, mut inbox) = mpsc::channel(MESSAGES_MAX);
+    let (feed_news, mut feeds) = mpsc::channel(MESSAGES_MAX);
+    let mut memory = Memory::new(&node, feed_news)?;
+    let mut state = node.parts.consensus.watch();
+    let mut facts = node.parts.database.as_ref().map(|d| d.facts());
+    let mut server = node.parts.database.as_ref().map(|d| d.server.status());
+    if let Some(database) = node.parts.database.clone() {
+        tokio::spawn(database.watch_server());
+    }
+    loop {
+        let now = Arc::clone(&state.borrow_and_update());
+        cycle(&node, &mut memory, &messages, &now).await;
+        tokio::select! {
+            _ = state.changed() => {}
+            () = node.wake.notified() => {}
+            () = changed(&mut facts) => {}
+            () = changed(&mut server) => {}
+            Some(message) = inbox.recv() => memory.take(&node, message),
+            Some(news) = feeds.recv() => memory.take_feed(&node, news),
+            Some(order) = orders.recv() => memory.take_order(&node, order).await,
+            () = tokio::time::sleep(CYCLE) => {}
+        }
+    }
+}
+
+async fn changed<T>(watched: &mut Option<tokio::sync::watch::Receiver<T>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn cycle(
+    node: &Arc<Node>,
+    memory: &mut Memory,
+    messages: &mpsc::Sender<Message>,
+    state: &State,
+) {
+    take_in(node, memory, messages, state);
+    let decision = node::decide(&memory.view(node, state));
+    memory.tell(&decision);
+    // Said before it is done where others must know early, and after where they must not: the
+    // heartbeat's word never runs ahead of the fence, which is why actions come first.
+    perform::perform(node, memory, messages, &decision.actions).await;
+    publish(node, memory, state, &decision);
+}
+
+/// Brings everything that follows the replicated state up to date.
+fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Message>, state: &State) {
+    let parts = &node.parts;
+    let term = state.authority.term;
+    let members: BTreeSet<NodeId> = state.nodes.keys().copied().collect();
+    let voters = parts.consensus.status().voters;
+    parts.health.set_cluster(term, voters, &members);
+    let document = state.document();
+    parts.health.set_strict(document.strict_reads);
+    if memory.surrender.as_ref().is_some_and(|s| s.term < term) {
+        memory.surrender = None;
+    }
+    if memory.report.as_ref().is_some_and(|r| r.term != term) {
+        memory.report = None;
+    }
+    let incomplete = memory.data == Data::Incomplete;
+    let stale = |r: &Running| {
+        r.term < term
+            && (matches!(r.job, Job::Clone | Job::Rewind) || incomplete && r.job == Job::Start)
+    };
+    if memory.job.as_ref().is_some_and(stale)
+        && let Some(running) = memory.job.take()
+    {
+        tracing::info!(job = ?running.job, "given up: another term began");
+        running.cancel();
+        memory.data = perform::data_of(node);
+    }
+    if let Some(reign) = &mut memory.reign {
+        reign.observe(node);
+        let planned = state.authority.switchover.is_some();
+        if !planned && reign.own.drained {
+            reign.resume();
+        }
+    }
+    let version = state.document_version();
+    if version != memory.document
+        && let Some(database) = &parts.database
+        && memory.data == Data::Ready
+        && memory.job.is_none()
+    {
+        match quorate_postgres::write_settings(&database.options, &database::settings(&document)) {
+            Ok(quorate_postgres::Written::Changed) => database.server.reload(),
+            Ok(quorate_postgres::Written::Same) => {}
+            Err(e) => tracing::error!(error = %e, "cannot write the server's settings"),
+        }
+        memory.document = version;
+    }
+    let word = state.authority.writer.and_then(|w| parts.health.status_of(w)?.writer);
+    let waits = word.is_some_and(|w| w.term == term && !w.serving);
+    memory.writer_waits = waits.then(|| memory.writer_waits.unwrap_or_else(clock::now));
+    identify(node, memory, messages, state);
+}
+
+/// Tells the cluster the database's identity once, and checks ours against it ever after.
+fn identify(
+    node: &Arc<Node>,
+    memory: &mut Memory,
+    messages: &mpsc::Sender<Message>,
+    state: &State,
+) {
+    let Some(database) = &node.parts.database else { return };
+    let facts = database.facts();
+    let Some(ours) = facts.borrow().probe.as_ref().map(|p| p.system_id) else { return };
+    match state.system_id {
+        Some(theirs) if theirs != ours => {
+            memory.data = Data::Refused(format!(
+                "the data directory holds another database ({ours}) than the cluster's \
+                 ({theirs}): move it away, the node will copy the cluster's"
+            ));
+        }
+        Some(_) => {}
+        None => {
+            let change = Change::SystemId { system_id: ours };
+            spawn_proposal(node, memory, messages, "system-id", change);
+        }
+    }
+}
+
+impl Memory {
+    fn new(node: &Node, feed_news: mpsc::Sender<FeedNews>) -> std::io::Result<Self> {
+        let data = perform::data_of(node);
+        // `init` makes the first node's file. A node that joined has promised nothing, and is
+        // told so by not being in any commit rule yet.
+        let promise = node.parts.promise.read()?.unwrap_or(Promise::Lost);
+        Ok(Self {
+            promise,
+            job: None,
+            progress: None,
+            trouble: None,
+            feed: Feed::Closed,
+            feed_news,
+            fork: None,
+            report: None,
+            surrender: None,
+            promoted: None,
+            reign: None,
+            proposing: BTreeSet::new(),
+            data,
+            writer_waits: None,
+            restart: None,
+            restarting: false,
+            document: 0,
+            said: Because::default(),
+        })
+    }
+
+    fn view<'a>(&'a self, node: &Node, state: &'a State) -> NodeView<'a> {
+        let term = state.authority.term;
+        let writer_word = state
+            .authority
+            .writer
+            .and_then(|w| node.parts.health.status_of(w))
+            .and_then(|s| s.writer);
+        let word = writer_word.filter(|w| w.term == term);
+        NodeView {
+            me: node.parts.me,
+            kind: node.parts.kind,
+            state,
+            promise: self.promise,
+            server: node.parts.database.as_ref().map_or(Server::Down, |d| d.fact()),
+            data: self.data.clone(),
+            job: self.job.as_ref().map(|r| r.job),
+            feed: self.feed,
+            report: self.report.as_ref(),
+            surrender: self.surrender.as_ref(),
+            reign: self.reign.as_ref().map(|r| &r.own),
+            writer_open: word.is_some(),
+            writer_serving: word.as_ref().is_some_and(|w| w.serving),
+            writer_waits: self.writer_waits.is_some_and(|at| clock::now().since(at) > REJOIN_WAIT),
+            lease_clear: node.parts.health.lease_clear(term),
+            restart: self.restart.is_some() && !self.restarting,
+        }
+    }
+
+    /// Logs a sentence when it changes.
+    fn tell(&mut self, decision: &Decision) {
+        if decision.because != self.said {
+            tracing::info!(
+                rule = decision.because.rule,
+                doing = ?decision.doing,
+                "{}", decision.because.sentence
+            );
+            self.said = decision.because.clone();
+        }
+    }
+
+    fn take(&mut self, node: &Arc<Node>, message: Message) {
+        match message {
+            Message::JobDone(outcome) => self.job_done(node, outcome),
+            Message::Progress(text) => self.progress = Some(text),
+            Message::Marked { term, rule } => {
+                if let Some(reign) = self.reign.as_mut().filter(|r| r.own.term == term)
+                    && reign.own.rule == rule
+                {
+                    reign.own.marked = Some(rule);
+                }
+            }
+            Message::Drained { term, failed } => self.drained(node, term, failed),
+            Message::Proposed { what } => {
+                self.proposing.remove(what);
+            }
+        }
+    }
+
+    fn drained(&mut self, node: &Arc<Node>, term: Term, failed: Option<String>) {
+        let Some(reign) = self.reign.as_mut().filter(|r| r.own.term == term) else { return };
+        let Some(why) = failed else {
+            reign.own.drained = true;
+            return;
+        };
+        reign.resume();
+        if reign.own.open {
+            node.parts.gate.open(term);
+            node.parts.health.renew_gate();
+        }
+        let because = Because::new("op-switchover", format!("switchover given up: {why}"));
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            let _ = node.propose(Change::DropSwitchover { term, because }).await;
+        });
+    }
+
+    fn job_done(&mut self, node: &Arc<Node>, outcome: Outcome) {
+        let job = self.job.take().map(|r| r.job);
+        self.progress = None;
+        self.data = match (&self.data, perform::data_of(node)) {
+            (Data::Refused(why), Data::Ready) => Data::Refused(why.clone()),
+            (_, found) => found,
+        };
+        if let Some(database) = &node.parts.database {
+            database.look();
+        }
+        self.trouble = match &outcome {
+            Outcome::Failed { what, why } => Some(format!("could not {what}: {why}")),
+            Outcome::Spoilt { why } => Some(why.clone()),
+            Outcome::Done
+            | Outcome::Frozen(_)
+            | Outcome::Promoted { .. }
+            | Outcome::NotPromoted { .. } => None,
+        };
+        match outcome {
+            Outcome::Done if job == Some(Job::Start) => {
+                self.restarting = false;
+                if let Some(answer) = self.restart.take() {
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            Outcome::Done if job == Some(Job::Stop) => self.restarting = self.restart.is_some(),
+            Outcome::Done => {}
+            Outcome::Frozen(report) => {
+                tracing::info!(term = %report.term, lsn = %report.lsn, "frozen");
+                self.report = Some(report);
+            }
+            Outcome::Promoted { term, promoted } => {
+                let forks = self.history(&promoted);
+                self.promoted = Some((term, promoted, forks));
+            }
+            Outcome::NotPromoted { term, why } => {
+                tracing::warn!(%term, why, "the promotion failed");
+                perform::surrender(node, self, term, SurrenderReason::BadPromotion);
+            }
+            Outcome::Failed { .. } => {}
+            Outcome::Spoilt { why } => tracing::warn!(why, "the rewind failed: cloning instead"),
+        }
+    }
+
+    /// The new timeline's history: that of the log it was promoted from, and the fork itself.
+    fn history(&self, promoted: &Promoted) -> Vec<(TimelineId, Lsn)> {
+        let Some(report) = &self.report else { return Vec::new() };
+        let owner = report.owner();
+        let mut forks: Vec<_> =
+            report.forks.iter().copied().take_while(|(t, _)| *t != owner).collect();
+        forks.push((owner, promoted.fork_lsn));
+        forks
+    }
+
+    fn take_feed(&mut self, node: &Arc<Node>, news: FeedNews) {
+        match news {
+            FeedNews::Diverged { term, fork } => {
+                self.fork = Some(fork);
+                if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
+                    self.feed = Feed::Diverged { term };
+                    // The answer will not change: nobody asks again until the log has changed.
+                    if let Some(database) = &node.parts.database {
+                        database.feed.set_target(None);
+                    }
+                    // Its start would wait for ever for log that never comes.
+                    if self.data == Data::Incomplete
+                        && let Some(running) = self.job.take()
+                    {
+                        running.cancel();
+                    }
+                }
+            }
+            FeedNews::LogGone { term } => {
+                let ours = matches!(self.feed, Feed::Open { term: t, .. } if t == term);
+                if let Some(database) = node.parts.database.as_ref().filter(|_| ours) {
+                    tracing::warn!(%term, "too far behind: the database must be copied again");
+                    if let Err(e) = database.spoil() {
+                        tracing::error!(error = %e, "cannot mark the data");
+                    }
+                    self.data = perform::data_of(node);
+                }
+            }
+        }
+    }
+
+    async fn take_order(&mut self, node: &Arc<Node>, order: Order) {
+        match order {
+            Order::Restart(answer) => self.restart = Some(answer),
+            Order::Rebuild(answer) => {
+                let result = self.rebuild(node).await;
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    async fn rebuild(&mut self, node: &Arc<Node>) -> Result<(), String> {
+        let Some(database) = &node.parts.database else {
+            return Err("a witness has no data".to_owned());
+        };
+        let state = node.parts.consensus.state();
+        if state.authority.writer == Some(node.parts.me) {
+            return Err("this node is the writer: switch over first".to_owned());
+        }
+        if let Some(running) = self.job.take() {
+            running.cancel();
+        }
+        database.feed.close().await;
+        self.feed = Feed::Closed;
+        database.spoil().map_err(|e| e.to_string())?;
+        self.data = Data::Spoilt;
+        Ok(())
+    }
+}
+
+/// Says what this node does, with the next heartbeat or at once when it matters.
+fn publish(node: &Arc<Node>, memory: &Memory, state: &State, decision: &Decision) {
+    let parts = &node.parts;
+    let database = parts.database.as_ref();
+    let status = NodeStatus {
+        node: parts.me,
+        kind: parts.kind,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        term: state.authority.term,
+        promised: match memory.promise {
+            Promise::Kept(term) => Some(term),
+            Promise::Lost => None,
+        },
+        doing: attached(node, memory, decision.doing),
+        because: decision.because.clone(),
+        progress: memory.progress.clone().or_else(|| memory.trouble.clone()),
+        report: memory.report.clone(),
+        surrender: memory.surrender.clone(),
+        server: database.and_then(|d| d.status()),
+        writer: memory.reign.as_ref().map(|r| writer_status(node, r)),
+        hears: Default::default(),
+        hold_ms: 0,
+        disk_ms: database.map(|d| {
+            let health = d.disk.health();
+            let waiting = d.disk_stuck_for();
+            health.latency.unwrap_or_default().max(waiting).as_millis() as u64
+        }),
+        document: memory.document,
+        coordinating: parts.consensus.is_leader().then(|| node.coordinator_word()),
+    };
+    let urgent = parts.health.set_status(status);
+    if urgent {
+        parts.heartbeats.kick();
+    }
+}
+
+/// "Following" only when the tunnel is up.
+fn attached(node: &Node, memory: &Memory, doing: Doing) -> Doing {
+    let live = node.parts.database.as_ref().is_some_and(|d| *d.feed.live().borrow() > 0);
+    match (doing, memory.feed) {
+        (Doing::Following, Feed::Open { .. }) if !live => Doing::Detached,
+        (doing, _) => doing,
+    }
+}
+
+fn writer_status(node: &Node, reign: &Reign) -> WriterStatus {
+    let snapshot = node.parts.aggregator.snapshot();
+    let standbys = snapshot
+        .links
+        .iter()
+        .filter_map(|(n, p)| {
+            let p = p.as_ref()?;
+            Some((*n, StandbyLink { written: p.write, flushed: p.flush, applied: p.apply }))
+        })
+        .collect();
+    WriterStatus {
+        term: reign.own.term,
+        serving: reign.own.open && !reign.own.drained,
+        leased: node.parts.health.lease_until().is_some_and(|at| at > clock::now()),
+        rule: reign.own.rule,
+        safe: snapshot.quorum.flush,
+        standbys,
+        drained: reign.own.drained,
+    }
+}

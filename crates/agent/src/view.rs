@@ -1,0 +1,111 @@
+//! The cluster as one node sees it: what `status`, the API and the page show.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_core::authority::{Authority, Phase};
+use quorate_core::because::list;
+use quorate_core::candidates::Candidate;
+use quorate_core::state::{Node, WallMillis};
+use quorate_core::status::NodeStatus;
+use quorate_core::{Because, NodeId, Term};
+use serde::{Deserialize, Serialize};
+
+/// The cluster as one node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Identity of the cluster.
+    pub cluster_id: String,
+    /// The node that answers.
+    pub me: NodeId,
+    /// Wall clock of the node that answers.
+    pub at: WallMillis,
+    /// The current term.
+    pub term: Term,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its writer, when one is granted.
+    pub writer: Option<NodeId>,
+    /// Leader of consensus, which is the coordinator.
+    pub leader: Option<NodeId>,
+    /// Voters of consensus.
+    pub voters: BTreeSet<NodeId>,
+    /// Whether automation is paused.
+    pub paused: bool,
+    /// The coordinator's sentence, when this node is the coordinator or the coordinator told it.
+    pub because: Because,
+    /// Version of the cluster document.
+    pub document_version: u64,
+    /// The authority record.
+    pub authority: Authority,
+    /// Who would be promoted next, best first, and why not the others.
+    pub candidates: Vec<Candidate>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// Members.
+    pub nodes: BTreeMap<NodeId, Member>,
+}
+
+/// One member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Member {
+    /// Its entry in the cluster's state.
+    #[serde(flatten)]
+    pub node: Node,
+    /// Milliseconds since it was last heard; `None`: never.
+    pub heard_ms: Option<u64>,
+    /// Its host refuses connections: its process is gone.
+    pub gone: bool,
+    /// Its last word about itself.
+    pub status: Option<NodeStatus>,
+}
+
+/// What a person should know, from the picture itself.
+pub fn warnings(status: &ClusterStatus, fault: Option<&str>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(fault) = fault {
+        warnings.push(format!("consensus has stopped on {}: {fault}", status.me));
+    }
+    let voters = status.voters.len();
+    if voters > 0 && voters.is_multiple_of(2) {
+        warnings.push(format!(
+            "{voters} voters are no safer than {}: add a node, or a witness (`quorate join \
+             --witness`)",
+            voters - 1
+        ));
+    }
+    if status.leader.is_none() {
+        warnings
+            .push("no leader of consensus is known: a majority of voters must be up".to_owned());
+    }
+    warnings.extend(waiting(status));
+    for (name, member) in &status.nodes {
+        let Some(word) = &member.status else { continue };
+        if let Some(server) = &word.server
+            && !server.pending_restart.is_empty()
+        {
+            let names = server.pending_restart.join(", ");
+            warnings.push(format!(
+                "{name}: {names} take effect at the next restart (`quorate restart --rolling`)"
+            ));
+        }
+    }
+    if status.paused {
+        warnings.push("automation is paused: nobody fails over (`quorate resume`)".to_owned());
+    }
+    warnings
+}
+
+/// Commits that wait because too few copies follow the writer.
+fn waiting(status: &ClusterStatus) -> Option<String> {
+    let writer = status.writer?;
+    let word = status.nodes.get(&writer)?.status.as_ref()?.writer.as_ref()?;
+    let rule = status.authority.rule()?;
+    let holders: BTreeSet<NodeId> = word.standbys.keys().copied().chain([writer]).collect();
+    (!rule.is_commit_set(&holders)).then(|| {
+        format!(
+            "commits wait: copies are on {} only, and a commit set of {} is needed",
+            list(holders.intersection(&rule.cohort)),
+            list(&rule.cohort),
+        )
+    })
+}

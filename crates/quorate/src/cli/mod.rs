@@ -1,0 +1,270 @@
+//! The command line. One file per group of commands; `main` parses, these do.
+
+pub mod cluster;
+pub mod config;
+pub mod demo;
+pub mod operate;
+pub mod reach;
+pub mod recover;
+pub mod run;
+pub mod show;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use quorate_core::NodeId;
+use quorate_core::document::Timing;
+
+/// Replication, failover and one address for ordinary PostgreSQL servers.
+///
+/// One process per host. `quorate init` makes a cluster, `quorate join` adds a host to it,
+/// `quorate run` runs a node, `quorate demo` shows a whole cluster on this machine.
+///
+/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused (the answer says why);
+/// 4 no node could be reached.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The node's directory.
+    #[arg(long, global = true, env = "QUORATE_DIR", default_value = "/var/lib/quorate")]
+    pub dir: PathBuf,
+    /// Ask the web port of some node instead of the local control socket: http://host:6434
+    #[arg(long, global = true, env = "QUORATE_URL")]
+    pub url: Option<String>,
+    /// Admin token for actions through a web port (the node's `admin.token` file).
+    #[arg(long, global = true, env = "QUORATE_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show a three-node cluster on this machine, at work, until Ctrl-C.
+    Demo(DemoArgs),
+    /// Make a new cluster with this host as its first node.
+    Init(InitArgs),
+    /// Add this host to a cluster, with a token from `quorate token`.
+    Join(JoinArgs),
+    /// Run the node of --dir in the foreground.
+    Run,
+    /// Show the cluster: who writes, who follows, how far behind, who would be next.
+    Status {
+        /// Show it again each second until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show what happened, with the reason of each event.
+    Events {
+        /// Newest so many.
+        #[arg(long, default_value_t = 30)]
+        last: usize,
+        /// Go on showing new ones until Ctrl-C.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Hand the writing over to another node, with a pause of a fraction of a second.
+    Switchover {
+        /// The next writer. Default: the best standby.
+        #[arg(long)]
+        to: Option<NodeId>,
+        /// Seconds to wait for the outcome.
+        #[arg(long, default_value_t = 30)]
+        wait: u64,
+    },
+    /// Start an election now although the writer was not found to be lost.
+    Failover {
+        /// Preferred next writer among equal logs.
+        #[arg(long)]
+        to: Option<NodeId>,
+        /// Accept that up to so many bytes of the former writer's log are lost (async timing).
+        #[arg(long, value_name = "BYTES")]
+        allow_loss: Option<u64>,
+        /// Seconds to wait for the outcome.
+        #[arg(long, default_value_t = 30)]
+        wait: u64,
+    },
+    /// Stop automation: no failover and no change of the commit rule until `resume`.
+    Pause,
+    /// Resume automation.
+    Resume,
+    /// Restart PostgreSQL on a node, or on all nodes one after the other.
+    Restart {
+        /// The node; default: the one asked.
+        node: Option<NodeId>,
+        /// Every node: standbys first, then a switchover, then the former writer.
+        #[arg(long, conflicts_with = "node")]
+        rolling: bool,
+        /// Seconds to wait for each node.
+        #[arg(long, default_value_t = 120)]
+        wait: u64,
+    },
+    /// Throw a standby's data away and copy it from the writer again.
+    Rebuild {
+        /// The node.
+        node: NodeId,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Remove a node from the cluster.
+    Remove {
+        /// The node.
+        node: NodeId,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Seconds to wait until the commit rule goes on without it.
+        #[arg(long, default_value_t = 60)]
+        wait: u64,
+    },
+    /// Turn this host's replica into an ordinary PostgreSQL database outside the cluster.
+    Standalone {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Start over from this node when the majority of nodes is lost for good.
+    Recover(RecoverArgs),
+    /// Show or change the cluster document.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Make a one-time token with which a host can join.
+    Token {
+        /// Minutes until it expires.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+    },
+}
+
+/// Where a new node listens and what it is called.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// Name of the node: lower-case letters, digits, '-', '_'. Default: the host's name.
+    #[arg(long)]
+    pub name: Option<NodeId>,
+    /// Host name or address at which others reach this host. Default: the host's name.
+    #[arg(long)]
+    pub advertise: Option<String>,
+    /// Failure domain, such as a data centre.
+    #[arg(long, default_value = "")]
+    pub zone: String,
+    /// Where applications connect.
+    #[arg(long, default_value = "0.0.0.0:6432")]
+    pub gateway: SocketAddr,
+    /// Where other nodes connect.
+    #[arg(long, default_value = "0.0.0.0:6433")]
+    pub link: SocketAddr,
+    /// Status and API over HTTP. Only this host by default: 0.0.0.0:6434 for all.
+    #[arg(long, default_value = "127.0.0.1:6434")]
+    pub web: SocketAddr,
+    /// Directory of PostgreSQL's programs. Default: the newest supported one found.
+    #[arg(long)]
+    pub postgres_bin: Option<PathBuf>,
+}
+
+/// `quorate init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// When a commit is acknowledged.
+    #[arg(long, value_parser = timing, default_value = "quorum")]
+    pub timing: Timing,
+    /// File with the password for the superuser `postgres`. Default: one is made.
+    #[arg(long)]
+    pub superuser_password_file: Option<PathBuf>,
+}
+
+/// `quorate join`.
+#[derive(Debug, Clone, Args)]
+pub struct JoinArgs {
+    /// The link port of any node of the cluster: host:6433
+    pub address: String,
+    /// The token printed by `quorate token`.
+    #[arg(long, env = "QUORATE_TOKEN", hide_env_values = true)]
+    pub token: String,
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Vote without holding data.
+    #[arg(long)]
+    pub witness: bool,
+}
+
+/// `quorate demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Keep the cluster's data here (it is used again next time). Default: a temporary directory.
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// First of nine consecutive ports on 127.0.0.1.
+    #[arg(long, default_value_t = 7432)]
+    pub port: u16,
+    /// Stop by itself after so many seconds.
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Kill the writer's PostgreSQL once, to show a failover.
+    #[arg(long)]
+    pub hurt: bool,
+    /// Directory of PostgreSQL's programs.
+    #[arg(long)]
+    pub postgres_bin: Option<PathBuf>,
+}
+
+/// `quorate recover`.
+#[derive(Debug, Clone, Args)]
+pub struct RecoverArgs {
+    /// Start a new epoch with this node as the only member. The node must be stopped.
+    #[arg(long, required = true)]
+    pub force_new_epoch: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `quorate config …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the cluster document.
+    Show {
+        /// An older version.
+        #[arg(long)]
+        version: Option<u64>,
+    },
+    /// Edit it with $EDITOR, check it, apply it.
+    Edit,
+    /// Check and apply a document from a file (`-`: standard input).
+    Apply {
+        /// The file.
+        file: String,
+        /// Only check, and show what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List versions.
+    History,
+    /// Apply an older version again.
+    Rollback {
+        /// The version.
+        version: u64,
+    },
+}
+
+fn timing(text: &str) -> Result<Timing, String> {
+    let json = serde_json::Value::String(text.to_owned());
+    serde_json::from_value(json).map_err(|_| "use quorum, sync, semi_sync or async".to_owned())
+}

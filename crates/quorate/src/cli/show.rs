@@ -1,0 +1,237 @@
+//! `status` and `events`: what a person reads.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Result;
+use quorate_agent::view::{ClusterStatus, Member};
+use quorate_core::authority::Phase;
+use quorate_core::because::list;
+use quorate_core::state::Event;
+use quorate_core::status::Doing;
+use quorate_core::{Lsn, NodeId, Policy};
+
+use super::{Global, reach};
+
+/// Pause between two pictures of `--watch` and `--follow`.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// `quorate status`.
+pub async fn status(global: &Global, watch: bool) -> Result<()> {
+    loop {
+        if global.json {
+            let value: serde_json::Value = reach::get(global, "/api/status").await?;
+            println!("{}", serde_json::to_string_pretty(&value)?);
+        } else {
+            let status: ClusterStatus = reach::get(global, "/api/status").await?;
+            let text = picture(&status);
+            if watch && std::io::stdout().is_terminal() {
+                print!("\x1b[H\x1b[2J");
+            }
+            print!("{text}");
+            std::io::stdout().flush()?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        tokio::time::sleep(REFRESH).await;
+    }
+}
+
+/// The status as text.
+pub fn picture(status: &ClusterStatus) -> String {
+    let mut out = String::new();
+    let writer = match (status.writer, status.phase) {
+        (Some(w), Phase::Serving) => format!("writer {w}"),
+        (Some(w), Phase::Granted) => format!("{w} is being promoted"),
+        (_, Phase::Electing) | (None, _) => "no writer: an election is under way".to_owned(),
+    };
+    let paused = if status.paused { " · AUTOMATION PAUSED" } else { "" };
+    let _ =
+        writeln!(out, "cluster {} · term {} · {writer}{paused}", status.cluster_id, status.term);
+    let _ = writeln!(out, "{}", rule_words(status));
+    let leader = status.leader.map_or("nobody".to_owned(), |l| l.to_string());
+    let _ = writeln!(out, "coordinator {leader}: {}\n", status.because);
+    out += &table(&rows(status));
+    out.push('\n');
+    for c in &status.candidates {
+        let mark = if c.eligible { "could write" } else { "could not write" };
+        let _ = writeln!(out, "{} {mark}: {}", c.node, c.because);
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(out, "warning: {warning}");
+    }
+    out
+}
+
+fn rule_words(status: &ClusterStatus) -> String {
+    let rules: Vec<String> = status
+        .authority
+        .rules
+        .iter()
+        .map(|r| match &r.policy {
+            Policy::Copies(n) => format!("{n} of {}", list(&r.cohort)),
+            Policy::Named { copies, all_of } => {
+                format!("{copies} of {}, among them {}", list(&r.cohort), list(all_of))
+            }
+            Policy::WriterOnly => "the writer alone".to_owned(),
+        })
+        .collect();
+    format!("a commit is acknowledged when held by {}", rules.join(", and by "))
+}
+
+fn rows(status: &ClusterStatus) -> Vec<Vec<String>> {
+    let end = status
+        .writer
+        .and_then(|w| status.nodes.get(&w)?.status.as_ref()?.server.as_ref())
+        .map(|s| s.flushed);
+    let head = ["NODE", "STATE", "TIMELINE", "LOG END", "LAG", "PROMISED", "HEARD", "WHY"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (name, member) in &status.nodes {
+        rows.push(row(status, *name, member, end));
+    }
+    rows
+}
+
+fn row(status: &ClusterStatus, name: NodeId, member: &Member, end: Option<Lsn>) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let word = member.status.as_ref();
+    let server = word.and_then(|s| s.server.as_ref());
+    let state = match (member.gone, member.heard_ms, word) {
+        (true, _, _) => "gone".to_owned(),
+        (_, None, _) | (_, _, None) => "never heard".to_owned(),
+        (_, Some(ms), _) if ms > 1000 => "silent".to_owned(),
+        (_, _, Some(s)) => doing_word(s.doing).to_owned(),
+    };
+    let state_words = state.as_str();
+    let lag = match (end, server) {
+        (Some(_), _) if status.writer == Some(name) => dash(),
+        (Some(end), Some(s)) => bytes(end.bytes_since(s.replayed)),
+        _ => dash(),
+    };
+    vec![
+        if status.writer == Some(name) { format!("{name} *") } else { name.to_string() },
+        state.clone(),
+        server.and_then(|s| s.timeline).map_or_else(dash, |t| t.to_string()),
+        server.map_or_else(dash, |s| s.flushed.to_string()),
+        lag,
+        word.and_then(|s| s.promised).map_or_else(dash, |t| t.to_string()),
+        member.heard_ms.map_or_else(dash, |ms| format!("{ms} ms")),
+        word.map_or_else(String::new, |s| {
+            let last = if matches!(state_words, "gone" | "silent") { "last word: " } else { "" };
+            match &s.progress {
+                Some(p) => format!("{last}{} ({p})", s.because.sentence),
+                None => format!("{last}{}", s.because.sentence),
+            }
+        }),
+    ]
+}
+
+/// The word for a state.
+pub fn doing_word(doing: Doing) -> &'static str {
+    match doing {
+        Doing::Starting => "starting",
+        Doing::Witness => "witness",
+        Doing::Recovering => "recovering",
+        Doing::Freezing => "freezing",
+        Doing::Frozen => "frozen",
+        Doing::Promoting => "promoting",
+        Doing::Opening => "opening",
+        Doing::Writing => "writing",
+        Doing::Following => "following",
+        Doing::Detached => "detached",
+        Doing::Cloning => "cloning",
+        Doing::Rewinding => "rewinding",
+        Doing::Fenced => "fenced",
+        Doing::Broken => "BROKEN",
+    }
+}
+
+/// Bytes for people.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Columns as wide as their widest cell.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+/// `quorate events`.
+pub async fn events(global: &Global, last: usize, follow: bool) -> Result<()> {
+    let mut seen = 0;
+    let mut first = true;
+    loop {
+        let events: Vec<Event> = reach::get(global, "/api/events").await?;
+        let skip = if first { events.len().saturating_sub(last) } else { 0 };
+        first = false;
+        for event in events.iter().skip(skip).filter(|e| e.seq > seen) {
+            println!("{}", line(global, event)?);
+        }
+        seen = events.last().map_or(seen, |e| e.seq);
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(REFRESH).await;
+    }
+}
+
+fn line(global: &Global, event: &Event) -> Result<String> {
+    if global.json {
+        return Ok(serde_json::to_string(event)?);
+    }
+    Ok(format!("{}  term {:<4} {:<18} {}", clock(event.at), event.term, event.kind, event.because))
+}
+
+/// Wall-clock time in UTC, to the millisecond.
+pub fn clock(at: u64) -> String {
+    let (days, ms) = (at / 86_400_000, at % 86_400_000);
+    // Civil date from days since 1970 (Howard Hinnant, "chrono-compatible low-level date
+    // algorithms").
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{:03}Z", ms % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_read_well() {
+        assert_eq!(clock(0), "1970-01-01 00:00:00.000Z");
+        assert_eq!(clock(1_795_226_096_789), "2026-11-21 01:54:56.789Z");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(5 * 1024 * 1024), "5.0 MB");
+    }
+}

@@ -1,0 +1,77 @@
+//! `quorate`: parse, do, say why not.
+
+// A binary has no outside: `pub` here means "for the other modules".
+#![allow(unreachable_pub)]
+
+mod api;
+mod cli;
+mod config;
+mod http;
+mod ports;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The store holds the cluster's private key: nothing we make is for others unless we say so.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("quorate: cannot start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let json = cli.global.json;
+    let result = runtime.block_on(Box::pin(dispatch(cli)));
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            if json {
+                eprintln!("{}", serde_json::json!({ "error": format!("{e:#}") }));
+            } else {
+                eprintln!("quorate: {e:#}");
+            }
+            let code = e.downcast_ref::<cli::reach::Failure>().map_or(1, |f| f.exit_code());
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Threads of the async runtime. Heartbeats, the postmaster and the disk probe have their own.
+const WORKERS: usize = 4;
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(args) => cli::demo::demo(global, args).await,
+        Command::Init(args) => cli::cluster::init(global, args).await,
+        Command::Join(args) => cli::cluster::join(global, args).await,
+        Command::Run => cli::run::run(global).await,
+        Command::Status { watch } => cli::show::status(global, watch).await,
+        Command::Events { last, follow } => cli::show::events(global, last, follow).await,
+        Command::Switchover { to, wait } => cli::operate::switchover(global, to, wait).await,
+        Command::Failover { to, allow_loss, wait } => {
+            cli::operate::failover(global, to, allow_loss, wait).await
+        }
+        Command::Pause => cli::operate::pause(global, true).await,
+        Command::Resume => cli::operate::pause(global, false).await,
+        Command::Restart { node, rolling, wait } => {
+            cli::operate::restart(global, node, rolling, wait).await
+        }
+        Command::Rebuild { node, yes } => cli::operate::rebuild(global, node, yes).await,
+        Command::Remove { node, yes, wait } => cli::operate::remove(global, node, yes, wait).await,
+        Command::Standalone { yes } => cli::operate::standalone(global, yes).await,
+        Command::Recover(args) => cli::recover::recover(global, args).await,
+        Command::Config { command } => cli::config::config(global, command).await,
+        Command::Token { minutes } => cli::operate::token(global, minutes).await,
+    }
+}

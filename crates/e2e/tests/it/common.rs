@@ -1,0 +1,65 @@
+//! Steps that scenarios share.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use quorate_e2e::workload::Options;
+use quorate_e2e::{Cluster, Scenario, Workload, check, limits};
+
+/// A workload that waits for a held login: debug builds hash passwords slowly.
+pub(crate) fn patient() -> Options {
+    Options { connect_limit: Duration::from_secs(5), ..Options::default() }
+}
+
+/// Waits until every client of the workload is acknowledged again.
+pub(crate) fn flows(cluster: &Cluster, workload: &Workload) -> Result<()> {
+    let flowing = workload.wait_acks_since(Instant::now(), limits::RECOVER);
+    flowing.or_else(|e| cluster.explain(e))
+}
+
+/// Lets every node come back under load, ends the workload, and makes all checks.
+pub(crate) fn settle(scenario: &Scenario, cluster: &Cluster, workload: Workload) -> Result<()> {
+    cluster.wait_healthy()?;
+    flows(cluster, &workload)?;
+    let ledger = workload.stop();
+    let judgement = check::all(cluster, &ledger).or_else(|e| cluster.explain(e))?;
+    scenario.step(format!("{judgement}; failed logins: {}", ledger.failed_logins));
+    for (trouble, times) in ledger.troubles() {
+        scenario.step(format!("{times} times {trouble}"));
+    }
+    Ok(())
+}
+
+/// The common story: three nodes under load, a fault of the writer, another writer, the fault
+/// mended, the old writer back as a standby.
+pub(crate) fn writer_is_replaced(
+    intent: &str,
+    fault: impl FnOnce(&mut Cluster, &str) -> Result<()>,
+    mend: impl FnOnce(&mut Cluster, &str) -> Result<()>,
+) -> Result<()> {
+    let scenario = Scenario::new(intent);
+    let mut cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(Options { clients: 2, ..patient() }, &[]);
+    flows(&cluster, &workload)?;
+    let old = cluster.wait_writer()?;
+    scenario.step(format!("fault of the writer {old}"));
+    let begun = Instant::now();
+    fault(&mut cluster, &old)?;
+    let new = cluster.wait_other_writer(&old)?;
+    scenario.step(format!("{new} writes"));
+    flows(&cluster, &workload)?;
+    let gap = workload.snapshot().longest_gap(begun, Instant::now());
+    scenario.step(format!("longest gap {gap:?}; mending"));
+    mend(&mut cluster, &old)?;
+    settle(&scenario, &cluster, workload)
+}
+
+/// The data nodes that do not write.
+pub(crate) fn standbys(cluster: &Cluster) -> Result<Vec<String>> {
+    Ok(cluster.others(&cluster.wait_writer()?))
+}
+
+/// Nothing to mend.
+pub(crate) fn nothing(_: &mut Cluster, _: &str) -> Result<()> {
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! End-to-end tests against real `quorate` and PostgreSQL processes. Each names the fault that it
+//! makes and the promise that must hold; all end with the checks of `quorate_e2e::check`.
+
+mod common;
+mod crashes;
+mod hangs;
+mod joining;
+mod network;
+mod operations;
+mod plain;
+mod random;
+mod rejoin;
+mod sabotage;
+mod standbys;
+mod two_nodes;

@@ -1,0 +1,145 @@
+//! What an operator does on purpose, under load.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use quorate_e2e::workload::Options;
+use quorate_e2e::{Cluster, Scenario, limits, local, process};
+
+use crate::common::{flows, patient, settle, standbys};
+
+#[test]
+fn switchover_there_and_back() -> Result<()> {
+    let scenario = Scenario::new(
+        "a planned hand-over under load, and back: no write fails for sure, and the pause is short",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(Options { clients: 2, ..patient() }, &[]);
+    let first = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let second = cluster.others(&first).swap_remove(0);
+    for target in [&second, &first] {
+        flows(&cluster, &workload)?;
+        cluster.wait_healthy()?;
+        let begun = Instant::now();
+        cluster.command(&first, &["switchover", "--to", target]).or_else(|e| cluster.explain(e))?;
+        ensure!(cluster.wait_writer()? == *target, "{target} does not write");
+        flows(&cluster, &workload)?;
+        let gap = workload.snapshot().longest_gap(begun, Instant::now());
+        scenario.step(format!("{target} writes; longest gap {gap:?}"));
+        ensure!(gap < Duration::from_secs(5), "a pause of {gap:?}");
+    }
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn rolling_restart() -> Result<()> {
+    let scenario = Scenario::new("every PostgreSQL is restarted, one after the other, under load");
+    let cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let before = postmasters(&cluster)?;
+    cluster.command(&writer, &["restart", "--rolling"]).or_else(|e| cluster.explain(e))?;
+    cluster.wait_healthy()?;
+    let after = postmasters(&cluster)?;
+    let same: Vec<_> = before.iter().filter(|pid| after.contains(pid)).collect();
+    ensure!(same.is_empty(), "not restarted: {same:?} of {before:?}");
+    settle(&scenario, &cluster, workload)
+}
+
+fn postmasters(cluster: &Cluster) -> Result<Vec<i32>> {
+    let pid = |node: &quorate_e2e::cluster::Node| process::postmaster(&node.data_dir());
+    cluster.data_nodes_up().map(|n| Ok(pid(n)?.as_raw_nonzero().get())).collect()
+}
+
+#[test]
+fn paused_cluster_fails_over_only_after_resume() -> Result<()> {
+    let scenario = Scenario::new(
+        "automation is paused: a lost writer is not replaced until automation is resumed",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let before = cluster.wait_healthy()?;
+    let writer = before.writer.clone().unwrap_or_default();
+    let other = standbys(&cluster)?.swap_remove(0);
+    cluster.command(&other, &["pause"])?;
+    cluster.wait_until(limits::RECOVER, "every node knows of the pause", || {
+        cluster
+            .nodes()
+            .iter()
+            .all(|n| cluster.status_of(n.name()).is_ok_and(|s| s.paused))
+            .then_some(())
+    })?;
+    cluster.host_gone(&writer)?;
+    // Three times as long as a failover may take.
+    let lost = Instant::now();
+    cluster.wait_until(Duration::from_secs(20), "10 s passed", || {
+        (lost.elapsed() > Duration::from_secs(10)).then_some(())
+    })?;
+    let term = cluster.status_of(&other)?.term;
+    ensure!(term == before.term, "a failover to term {term} although paused");
+    cluster.command(&other, &["resume"])?;
+    cluster.wait_other_writer(&writer)?;
+    flows(&cluster, &workload)?;
+    cluster.restart(&writer)?;
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn config_change_reaches_every_node() -> Result<()> {
+    let scenario = Scenario::new(
+        "the cluster document is changed under load: settings reach every server, copies = 3 becomes \
+         the commit rule, and a nonsensical document is refused",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let before = cluster.wait_healthy()?;
+    let writer = before.writer.clone().unwrap_or_default();
+    let apply = |text: &str| -> Result<serde_json::Value> {
+        let file = cluster.dir().join("document.toml");
+        std::fs::write(&file, text)?;
+        let file = file.to_str().context("a path of /tmp is text")?;
+        cluster.command(&writer, &["config", "apply", file])
+    };
+    let refusal = apply("copies = 99\n").err().context("copies = 99 was taken")?;
+    scenario.step(format!("refused: {refusal:#}"));
+    ensure!(cluster.status_of(&writer)?.document_version == before.document_version);
+    apply("copies = 3\n\n[postgresql]\nwork_mem = \"9MB\"\n").or_else(|e| cluster.explain(e))?;
+    for node in cluster.data_nodes_up() {
+        cluster.wait_until(limits::RECOVER, "work_mem is 9MB everywhere", || {
+            (local::one(&node.socket_dir(), "SHOW work_mem").ok()? == "9MB").then_some(())
+        })?;
+    }
+    cluster.wait_until(limits::RECOVER, "three copies are the commit rule", || {
+        let status = cluster.status()?;
+        let [rule] = &status.authority.rules[..] else { return None };
+        rule.policy.to_string().contains('3').then_some(())
+    })?;
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn rebuilt_and_removed() -> Result<()> {
+    let scenario = Scenario::new("a standby is copied anew, then taken out of the cluster");
+    let mut cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let leaving = standbys(&cluster)?.swap_remove(1);
+    let watch = cluster.watch();
+    cluster.command(&writer, &["rebuild", &leaving, "--yes"]).or_else(|e| cluster.explain(e))?;
+    cluster.wait_until(limits::RECOVER, "the standby copies", || {
+        watch.saw(&leaving, "cloning").then_some(())
+    })?;
+    cluster.wait_healthy()?;
+    cluster.command(&writer, &["remove", &leaving, "--yes"]).or_else(|e| cluster.explain(e))?;
+    cluster.wait_until(limits::RECOVER, "the node is no member and no voter any more", || {
+        let status = cluster.status_of(&writer).ok()?;
+        let part = status.nodes.contains_key(&leaving) || status.voters.contains(&leaving);
+        (!part).then_some(())
+    })?;
+    cluster.kill_quorate(&leaving)?;
+    settle(&scenario, &cluster, workload)
+}

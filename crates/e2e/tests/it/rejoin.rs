@@ -1,0 +1,126 @@
+//! How an old writer comes back: by streaming, by rewinding, by copying again.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use quorate_e2e::workload::TABLE;
+use quorate_e2e::{Cluster, Scenario, local};
+
+use crate::common::{flows, patient, settle};
+
+/// Directory of PostgreSQL's programs: the newest Debian has.
+fn installed_bin() -> Result<PathBuf> {
+    let all = std::fs::read_dir("/usr/lib/postgresql")?.flatten();
+    let newest = all.max_by_key(|e| e.file_name().to_string_lossy().parse::<u32>().unwrap_or(0));
+    Ok(newest.context("no PostgreSQL is installed")?.path().join("bin"))
+}
+
+/// Writes at `node` past every gateway and standby: log that nobody else has. Unless that is
+/// undone, its rows come "from nowhere".
+pub(crate) fn write_tail(cluster: &Cluster, node: &str) -> Result<()> {
+    let sql = format!(
+        "SET synchronous_commit = local;
+         INSERT INTO {TABLE} (id, client) SELECT -i, -1 FROM generate_series(1, 20000) i"
+    );
+    local::query(&cluster.node(node)?.socket_dir(), &sql).map(drop)
+}
+
+#[test]
+fn late_return_without_a_tail_needs_no_rewind() -> Result<()> {
+    let scenario = Scenario::new(
+        "an idle writer's host is lost and returns after others have written much: its log is a \
+         prefix of theirs, so that it streams on without rewinding",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    let old = cluster.wait_writer()?;
+    cluster.host_gone(&old)?;
+    let others = cluster.others(&old);
+    let workload = cluster.workload(patient(), &[&others[0], &others[1]]);
+    flows(&cluster, &workload)?;
+    cluster.wait_until(quorate_e2e::limits::RECOVER, "the others wrote 300 rows", || {
+        (workload.acks() > 300).then_some(())
+    })?;
+    let watch = cluster.watch();
+    cluster.restart(&old)?;
+    settle(&scenario, &cluster, workload)?;
+    ensure!(!watch.saw(&old, "rewinding") && !watch.saw(&old, "cloning"), "it did not just stream");
+    Ok(())
+}
+
+fn diverged_tail(intent: &str, rewind_works: bool) -> Result<()> {
+    let scenario = Scenario::new(intent);
+    let wrapped = (!rewind_works).then(bin_without_rewind).transpose()?;
+    let mut builder = Cluster::of(3);
+    if let Some(bin) = &wrapped {
+        builder = builder.postgres_bin("n1", &bin.0);
+    }
+    let cluster = builder.start()?;
+    let old = cluster.wait_writer()?;
+    ensure!(old == "n1", "{old} writes at first, not n1");
+    let others = cluster.others(&old);
+    let workload = cluster.workload(patient(), &[&others[0], &others[1]]);
+    flows(&cluster, &workload)?;
+    cluster.partition(&format!("{old} | {}", others.join(" ")));
+    write_tail(&cluster, &old)?;
+    scenario.step(format!("{old} is cut off and has a tail"));
+    let new = cluster.wait_other_writer(&old)?;
+    scenario.step(format!("{new} writes"));
+    flows(&cluster, &workload)?;
+    let watch = cluster.watch();
+    cluster.heal();
+    settle(&scenario, &cluster, workload)?;
+    let way = if rewind_works { "rewinding" } else { "cloning" };
+    ensure!(watch.saw(&old, way), "{old} was never seen {way}");
+    Ok(())
+}
+
+#[test]
+fn diverged_tail_is_rewound() -> Result<()> {
+    diverged_tail("an old writer returns with a tail that nobody has: it is rewound", true)
+}
+
+#[test]
+fn failed_rewind_is_followed_by_a_new_copy() -> Result<()> {
+    diverged_tail("an old writer returns with a tail, and pg_rewind fails: it copies anew", false)
+}
+
+struct TempBin(PathBuf);
+
+impl Drop for TempBin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// PostgreSQL's programs, with a `pg_rewind` that fails.
+fn bin_without_rewind() -> Result<TempBin> {
+    let dir = PathBuf::from(format!("/tmp/qe-bin-{:x}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let bin = TempBin(dir);
+    std::fs::set_permissions(&bin.0, std::fs::Permissions::from_mode(0o755))?;
+    let installed = match std::env::var_os("QUORATE_E2E_POSTGRES_BIN") {
+        Some(other) => PathBuf::from(other),
+        None => installed_bin()?,
+    };
+    for program in std::fs::read_dir(&installed)?.flatten() {
+        if program.file_name() != "pg_rewind" && program.file_name() != "postgres" {
+            symlink(program.path(), bin.0.join(program.file_name()))?;
+        }
+    }
+    // A link would lead back to the installed directory.
+    let postgres = installed.join("postgres");
+    let text = format!("#!/bin/sh\nexec {} \"$@\"\n", postgres.display());
+    script(&bin.0.join("postgres"), &text)?;
+    script(
+        &bin.0.join("pg_rewind"),
+        "#!/bin/sh\necho 'pg_rewind: error: made to fail' >&2\nexit 1\n",
+    )?;
+    Ok(bin)
+}
+
+fn script(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! Developer commands: `cargo xtask …`.
+
+// A binary has no outside: `pub` here means "for the other modules".
+#![allow(unreachable_pub)]
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod check;
+mod setup;
+mod test;
+
+/// Developer commands of Quorate.
+#[derive(Debug, Parser)]
+#[command(name = "xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a working three-node cluster: installs PostgreSQL when missing, builds, runs the demo.
+    Demo {
+        /// Arguments for `quorate demo`; default: --hurt --seconds 40.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Pass the tests: installs PostgreSQL when missing, builds, runs everything.
+    Test(test::Test),
+    /// Formatting, lints and the project's own rules; changes nothing.
+    Check,
+    /// Measure, against real processes on this machine: failover, demo, idle, cpu-load.
+    Bench {
+        /// Arguments for the benchmark; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Demo { args } => test::demo(&args),
+        Command::Test(options) => test::test(&options),
+        Command::Check => check::check(),
+        Command::Bench { args } => test::bench(&args),
+    }
+}

@@ -1,0 +1,79 @@
+//! The two commands of the README: show it, and pass the tests.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::setup::{other_version, postgresql, run};
+
+/// Which tests.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Leave out the end-to-end tests.
+    #[arg(long)]
+    quick: bool,
+    /// Only the end-to-end tests whose names contain this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Run the end-to-end tests on this major version of PostgreSQL (16 or 18), fetched as a
+    /// Python wheel, instead of the installed one.
+    #[arg(long)]
+    postgres: Option<u32>,
+}
+
+fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
+    Ok(root.to_owned())
+}
+
+/// `cargo xtask demo`.
+pub fn demo(args: &[String]) -> Result<()> {
+    postgresql()?;
+    run(&["cargo", "build", "--release", "-p", "quorate"], &[])?;
+    let program = root()?.join("target/release/quorate").display().to_string();
+    let default = ["--hurt", "--seconds", "40"].map(str::to_owned);
+    let args = if args.is_empty() { &default[..] } else { args };
+    let mut words = vec![program.as_str(), "demo"];
+    words.extend(args.iter().map(String::as_str));
+    run(&words, &[])
+}
+
+/// `cargo xtask test`.
+pub fn test(options: &Test) -> Result<()> {
+    postgresql()?;
+    if options.only.is_none() && options.postgres.is_none() {
+        run(&["cargo", "test", "--workspace", "--exclude", "quorate-e2e"], &[])?;
+    }
+    if options.quick {
+        return Ok(());
+    }
+    // The same program twice: as it is, and with removable fences for the tests that show that
+    // their absence is noticed.
+    run(&["cargo", "build", "-p", "quorate"], &[])?;
+    let target = root()?.join("target/sabotage").display().to_string();
+    run(
+        &["cargo", "build", "-p", "quorate", "--features", "sabotage", "--target-dir", &target],
+        &[],
+    )?;
+    let program = root()?.join("target/debug/quorate").display().to_string();
+    let sabotaged = format!("{target}/debug/quorate");
+    let mut words = vec!["cargo", "test", "-p", "quorate-e2e", "--"];
+    words.extend(options.only.as_deref());
+    words.extend(["--test-threads", "2"]);
+    let mut env = vec![("QUORATE_BIN", program.as_str()), ("QUORATE_SABOTAGE_BIN", &sabotaged)];
+    let other = options.postgres.map(other_version).transpose()?;
+    if let Some(bin) = &other {
+        env.push(("QUORATE_E2E_POSTGRES_BIN", bin));
+    }
+    run(&words, &env)
+}
+
+/// `cargo xtask bench`.
+pub fn bench(args: &[String]) -> Result<()> {
+    postgresql()?;
+    let mut words =
+        vec!["cargo", "run", "--release", "-p", "quorate-e2e", "--bin", "quorate-bench", "--"];
+    words.extend(args.iter().map(String::as_str));
+    run(&words, &[])
+}

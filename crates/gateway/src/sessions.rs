@@ -261,7 +261,9 @@ impl<'a> Relay<'a> {
                 Err(Report::fatal("28000", "the server would let this role in without a password")
                     .hint("Make pg_hba.conf ask for scram-sha-256 on local connections."))
             }
+            // A server that closes because the client said goodbye may be seen first.
             End::ClientLeft => Ok(Ended::Client),
+            End::ServerLeft { .. } if terminated => Ok(Ended::Client),
             End::ServerLeft { explained } => {
                 if may_speak && !explained {
                     say(client, &goodbye).await;

@@ -48,16 +48,14 @@ pub fn test(options: &Test) -> Result<()> {
     if options.quick {
         return Ok(());
     }
-    // The same program twice: as it is, and with removable fences for the tests that show that
-    // their absence is noticed.
+    // The same program twice: with removable fences, for the tests that show that their absence is
+    // noticed, and as it is. One target directory: only what knows the feature is built twice.
+    let program = root()?.join("target/debug/quorate");
+    let sabotaged = root()?.join("target/debug/quorate-sabotaged");
+    run(&["cargo", "build", "-p", "quorate", "--features", "sabotage"], &[])?;
+    std::fs::copy(&program, &sabotaged).context("cannot keep the program without fences")?;
     run(&["cargo", "build", "-p", "quorate"], &[])?;
-    let target = root()?.join("target/sabotage").display().to_string();
-    run(
-        &["cargo", "build", "-p", "quorate", "--features", "sabotage", "--target-dir", &target],
-        &[],
-    )?;
-    let program = root()?.join("target/debug/quorate").display().to_string();
-    let sabotaged = format!("{target}/debug/quorate");
+    let (program, sabotaged) = (program.display().to_string(), sabotaged.display().to_string());
     let mut words = vec!["cargo", "test", "-p", "quorate-e2e", "--"];
     words.extend(options.only.as_deref());
     words.extend(["--test-threads", "2"]);

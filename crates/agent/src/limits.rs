@@ -36,6 +36,9 @@ pub const HELLO_BYTES_MAX: usize = 1024 * 1024;
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// How long the checkpoint before a switchover may take.
 pub const CHECKPOINT_WAIT: Duration = Duration::from_secs(60);
+/// A standby whose feedback stopped for so long is away, though its connection looks alive: a
+/// healthy one speaks each second.
+pub const FEEDBACK_SILENCE: Duration = Duration::from_secs(3);
 /// Pause before a marker that failed is written again.
 pub const MARKER_RETRY: Duration = Duration::from_millis(20);
 /// Messages from jobs that may wait for the loop.

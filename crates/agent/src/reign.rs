@@ -232,6 +232,6 @@ fn best(node: &Node, target: Option<NodeId>) -> Option<Lsn> {
     links
         .iter()
         .filter(|(n, _)| target.map_or_else(|| cohort.contains(n), |t| t == **n))
-        .filter_map(|(_, p)| p.as_ref().map(|p| p.flush))
+        .filter_map(|(_, word)| word.map(|w| w.at.flush))
         .max()
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::database;
 use crate::feed::FeedNews;
-use crate::limits::{CYCLE, MESSAGES_MAX, REJOIN_WAIT};
+use crate::limits::{CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT};
 use crate::node::{Node, Order};
 use crate::perform::{self, Message, Outcome, Running, spawn_proposal};
 use crate::reign::Reign;
@@ -456,9 +456,10 @@ fn writer_status(node: &Node, reign: &Reign) -> WriterStatus {
     let standbys = snapshot
         .links
         .iter()
-        .filter_map(|(n, p)| {
-            let p = p.as_ref()?;
-            Some((*n, StandbyLink { written: p.write, flushed: p.flush, applied: p.apply }))
+        .filter_map(|(n, word)| {
+            let word = word.filter(|w| w.silent < FEEDBACK_SILENCE)?;
+            let at = word.at;
+            Some((*n, StandbyLink { written: at.write, flushed: at.flush, applied: at.apply }))
         })
         .collect();
     WriterStatus {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use quorate_core::{Lsn, NodeId, Rule, Term};
 use tokio::sync::{oneshot, watch};
@@ -68,7 +69,16 @@ pub struct Snapshot {
     /// End of WAL that the virtual standby received.
     pub own: Option<Lsn>,
     /// Nodes with a live link; `None` until the node said where it is.
-    pub links: BTreeMap<NodeId, Option<Positions>>,
+    pub links: BTreeMap<NodeId, Option<Heard>>,
+}
+
+/// A node's last word over its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Where it is.
+    pub at: Positions,
+    /// How long ago it said anything. An idle standby says so each second.
+    pub silent: Duration,
 }
 
 /// Collects positions and releases what a commit set holds. Cheap; shared by all links of a writer.
@@ -95,6 +105,8 @@ struct Inner {
 struct Link {
     token: u64,
     positions: Option<Positions>,
+    /// When feedback last came.
+    heard: Instant,
     /// Dropped with the link: tells its guard that it is no longer live.
     _live: oneshot::Sender<()>,
 }
@@ -159,7 +171,8 @@ impl Aggregator {
         inner.next_token += 1;
         let token = inner.next_token;
         let (live, over) = oneshot::channel();
-        inner.links.insert(node, Link { token, positions: None, _live: live });
+        let heard = Instant::now();
+        inner.links.insert(node, Link { token, positions: None, heard, _live: live });
         self.release(&mut inner);
         Some(LinkGuard { aggregator: Arc::clone(self), node, token, over: Some(over) })
     }
@@ -201,7 +214,7 @@ impl Aggregator {
             quorum: self.quorum(),
             rule_generation: inner.rule.as_ref().map(|r| r.generation),
             own: inner.own,
-            links: inner.links.iter().map(|(&n, l)| (n, l.positions)).collect(),
+            links: inner.links.iter().map(|(&n, l)| (n, l.last_word())).collect(),
         }
     }
 
@@ -219,6 +232,12 @@ impl Aggregator {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code that can panic runs under the lock; a poisoned one is still consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    fn last_word(&self) -> Option<Heard> {
+        self.positions.map(|at| Heard { at, silent: self.heard.elapsed() })
     }
 }
 
@@ -250,6 +269,7 @@ impl LinkGuard {
         let Some(link) = inner.links.get_mut(&self.node).filter(|l| l.token == self.token) else {
             return false;
         };
+        link.heard = Instant::now();
         let old = link.positions.unwrap_or_default();
         let new = Positions {
             write: old.write.max(positions.write),

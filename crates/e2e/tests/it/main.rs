@@ -12,4 +12,5 @@ mod random;
 mod rejoin;
 mod sabotage;
 mod standbys;
+mod timings;
 mod two_nodes;

@@ -32,6 +32,8 @@ pub const JOB_RETRY: Duration = Duration::from_secs(1);
 pub const HELLO_WAIT: Duration = Duration::from_secs(3);
 /// Largest greeting on a WAL tunnel: a history of a few thousand timelines.
 pub const HELLO_BYTES_MAX: usize = 1024 * 1024;
+/// How long a former writer's server stays down for the sake of the next writer's promotion.
+pub const YIELD: Duration = Duration::from_millis(300);
 /// How long a switchover waits until its target has everything, while clients are held.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// How long the checkpoint before a switchover may take.

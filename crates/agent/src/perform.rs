@@ -221,6 +221,7 @@ pub fn surrender(node: &Arc<Node>, memory: &mut Memory, term: Term, reason: Surr
     fence(node, memory);
     tracing::warn!(%term, reason = reason.words(), "gave the term up");
     memory.surrender = Some(Surrender { term, reason, released: true });
+    memory.stepped_down = Some(quorate_link::clock::now());
 }
 
 fn propose_opened(

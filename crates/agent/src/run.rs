@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::database;
 use crate::feed::FeedNews;
-use crate::limits::{CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT};
+use crate::limits::{CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD};
 use crate::node::{Node, Order};
 use crate::perform::{self, Message, Outcome, Running, spawn_proposal};
 use crate::reign::Reign;
@@ -44,6 +44,8 @@ pub struct Memory {
     pub report: Option<Report>,
     /// What was surrendered.
     pub surrender: Option<Surrender>,
+    /// When a term was given up last.
+    pub stepped_down: Option<Moment>,
     /// What the promotion of a term made, and its timeline's history.
     pub promoted: Option<(Term, Promoted, Forks)>,
     /// This node's reign.
@@ -204,6 +206,7 @@ impl Memory {
             fork: None,
             report: None,
             surrender: None,
+            stepped_down: None,
             promoted: None,
             reign: None,
             proposing: BTreeSet::new(),
@@ -241,6 +244,8 @@ impl Memory {
             writer_waits: self.writer_waits.is_some_and(|at| clock::now().since(at) > REJOIN_WAIT),
             lease_clear: node.parts.health.lease_clear(term),
             restart: self.restart.is_some() && !self.restarting,
+            yields: self.stepped_down.is_some_and(|at| clock::now().since(at) < YIELD)
+                && !word.is_some_and(|w| w.serving),
         }
     }
 

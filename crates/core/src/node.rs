@@ -143,6 +143,8 @@ pub struct NodeView<'a> {
     pub lease_clear: bool,
     /// A restart of the server was asked for.
     pub restart: bool,
+    /// This node gave a term up a moment ago, and the next writer does not serve yet.
+    pub yields: bool,
 }
 
 /// Something to do. Performing one twice does no harm.
@@ -286,6 +288,7 @@ fn electing(view: &NodeView<'_>) -> Decision {
         (Data::Missing | Data::Spoilt | Data::Refused(_), _) => {
             idle(Doing::Frozen, "R3", "no database to report: waiting for a writer")
         }
+        (Data::Ready, Server::Down) if view.yields && others_suffice(view) => yielding(),
         (Data::Ready, Server::Down) => {
             act(vec![Action::StartServer], Doing::Recovering, "R3", "starting frozen to report")
         }
@@ -306,6 +309,20 @@ fn electing(view: &NodeView<'_>) -> Decision {
             format!("freezing to report for term {term}"),
         ),
     }
+}
+
+/// A server that ended with its reign recovers and checkpoints when it starts: on a shared disk
+/// that would slow the promotion that everybody waits for.
+fn yielding() -> Decision {
+    idle(Doing::Recovering, "rejoin", "leaving the disk to the next writer for a moment")
+}
+
+/// Whether the other members' reports alone could conclude the election.
+fn others_suffice(view: &NodeView<'_>) -> bool {
+    let authority = &view.state.authority;
+    let mut others = authority.cohort();
+    others.remove(&view.me);
+    authority.rules.iter().all(|r| r.election_satisfied(&others))
 }
 
 /// Whether this node is to make the first database: the cluster has never had one.
@@ -482,6 +499,7 @@ fn following(view: &NodeView<'_>) -> Decision {
             "rejoin",
             format!("waiting for {writer} to open, to copy from it"),
         ),
+        (Data::Ready, Server::Down) if view.yields => yielding(),
         (Data::Ready, Server::Down) => {
             act(vec![Action::StartServer], Doing::Recovering, "rejoin", "starting the server")
         }

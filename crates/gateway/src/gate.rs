@@ -97,6 +97,11 @@ impl Gate {
         (state & 1 == 1).then_some(Term(state >> 1))
     }
 
+    /// Follows openings and closings, for whoever waits for one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
     /// Whether a response of a session of `term` may leave at `now`.
     pub fn check(&self, term: Term, now: Moment) -> Verdict {
         let state = opened(term);

@@ -208,7 +208,7 @@ fn chosen(settings: &Settings) -> Vec<(&'static str, String)> {
         ),
         ("wal_keep_size", megabytes(Some(settings.wal_keep_megabytes))),
         ("max_slot_wal_keep_size", megabytes(settings.max_slot_wal_keep_megabytes)),
-        ("wal_retrieve_retry_interval", "20ms".to_owned()),
+        ("wal_retrieve_retry_interval", "5ms".to_owned()),
         ("wal_receiver_status_interval", "1s".to_owned()),
         ("wal_receiver_timeout", "10s".to_owned()),
         ("wal_sender_timeout", "10s".to_owned()),

@@ -19,8 +19,9 @@ use crate::cli::cluster::{JoinAnswer, JoinRequest, join_bytes_max};
 
 /// Validity of a node's certificate; it is renewed after two thirds.
 pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
-/// How often a held login looks whether there is a writer, when nothing says so.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often a held login looks whether there is a writer although nothing says so: for a dial that
+/// failed while nothing changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes between a session and its node inside this process.
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -178,12 +179,13 @@ impl Route for ToWriter {
     fn changed(&self) -> BoxFuture<'_, ()> {
         let mut state = self.node.parts.consensus.watch();
         let mut news = self.node.parts.health.news.subscribe();
+        let mut gate = self.node.parts.gate.changes();
         state.mark_unchanged();
         Box::pin(async move {
             tokio::select! {
                 _ = state.changed() => {}
                 _ = news.changed() => {}
-                // The local gate opens without either.
+                _ = gate.changed() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         })

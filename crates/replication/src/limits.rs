@@ -33,7 +33,9 @@ pub const RELAY_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a held connection that are kept until it is bridged; a startup packet at most.
 pub const HELD_BYTES_MAX: usize = 16 * 1024;
 
-/// Pause before a tunnel that could not be opened is tried again.
+/// A tunnel that ends sooner was most likely refused, and would be again.
+pub const TUNNEL_QUICK_END: Duration = Duration::from_secs(1);
+/// Pause before a tunnel that could not be opened, or ended quickly, is tried again.
 pub const TUNNEL_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Pause after a failed accept, which is mostly a lack of file descriptors.

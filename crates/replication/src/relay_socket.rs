@@ -7,13 +7,13 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::stream::{BoxFuture, BoxStream};
 use crate::{Error, limits};
@@ -128,11 +128,12 @@ fn listen(options: &RelayOptions) -> io::Result<(UnixListener, PathBuf)> {
 
 async fn accept(listener: UnixListener, aim: watch::Receiver<Aim>, live: watch::Sender<usize>) {
     let mut connections = JoinSet::new();
+    let rest = Arc::new(Rest::default());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) if connections.len() < limits::RELAY_CONNECTIONS_MAX => {
-                    connections.spawn(relay(client, aim.clone(), live.clone()));
+                    connections.spawn(relay(client, aim.clone(), live.clone(), Arc::clone(&rest)));
                 }
                 Ok(_) => tracing::warn!("too many connections on the replication socket"),
                 Err(error) => {
@@ -146,7 +147,12 @@ async fn accept(listener: UnixListener, aim: watch::Receiver<Aim>, live: watch::
 }
 
 /// One connection: held until there is a target, then bridged until either side or the aim ends it.
-async fn relay(mut client: UnixStream, mut aim: watch::Receiver<Aim>, live: watch::Sender<usize>) {
+async fn relay(
+    mut client: UnixStream,
+    mut aim: watch::Receiver<Aim>,
+    live: watch::Sender<usize>,
+    rest: Arc<Rest>,
+) {
     let mut early = Vec::new();
     loop {
         let Aim { generation, target } = aim.borrow_and_update().clone();
@@ -156,6 +162,14 @@ async fn relay(mut client: UnixStream, mut aim: watch::Receiver<Aim>, live: watc
                 () = left(&mut client, &mut early) => return,
             }
         };
+        if let Some(until) = rest.until(generation) {
+            tokio::select! {
+                () = sleep_until(until) => {}
+                () = changed(&mut aim, generation) => {}
+                () = left(&mut client, &mut early) => return,
+            }
+            continue;
+        }
         let counted = Live::new(&live);
         // Biased, and counted before: once `close` has seen no tunnel, none comes to life.
         let opened = tokio::select! {
@@ -166,10 +180,11 @@ async fn relay(mut client: UnixStream, mut aim: watch::Receiver<Aim>, live: watc
         };
         match opened {
             Ok(tunnel) => {
+                let opened = Instant::now();
                 tokio::select! {
                     biased;
                     () = changed(&mut aim, generation) => {}
-                    () = bridge(&mut client, &early, tunnel) => {}
+                    () = bridge(&mut client, &early, tunnel) => rest.ended(generation, opened),
                 }
                 return;
             }
@@ -183,6 +198,25 @@ async fn relay(mut client: UnixStream, mut aim: watch::Receiver<Aim>, live: watc
                 }
             }
         }
+    }
+}
+
+/// PostgreSQL tries again within milliseconds, for ever. After a tunnel that did not live long the
+/// next one to the same target waits, so that a lasting refusal costs little and logs little.
+#[derive(Default)]
+struct Rest(Mutex<Option<(u64, Instant)>>);
+
+impl Rest {
+    fn ended(&self, generation: u64, opened: Instant) {
+        let quick = opened.elapsed() < limits::TUNNEL_QUICK_END;
+        let until = Instant::now() + limits::TUNNEL_RETRY_DELAY;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            quick.then_some((generation, until));
+    }
+
+    fn until(&self, generation: u64) -> Option<Instant> {
+        let rest = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.filter(|(of, until)| *of == generation && Instant::now() < *until).map(|(_, at)| at)
     }
 }
 

@@ -8,7 +8,7 @@ use quorate_core::state::{NodeKind, State};
 use quorate_core::status::{Doing, Surrender, SurrenderReason};
 use quorate_core::{Lsn, Policy, Report, Rule, Term, TimelineId};
 
-use crate::fixture::{node, state};
+use crate::fixture::{node, rule, state};
 
 fn view(state: &State) -> NodeView<'_> {
     NodeView {
@@ -28,7 +28,24 @@ fn view(state: &State) -> NodeView<'_> {
         writer_waits: false,
         lease_clear: false,
         restart: false,
+        yields: false,
     }
+}
+
+#[test]
+fn a_server_that_ended_with_its_reign_starts_after_the_next_writer_serves() {
+    fn ended(state: &State) -> NodeView<'_> {
+        NodeView { server: Server::Down, yields: true, ..view(state) }
+    }
+    let electing = state(4, Phase::Electing, None);
+    assert_eq!(decide(&ended(&electing)).actions, []);
+    let later = NodeView { yields: false, ..ended(&electing) };
+    assert_eq!(decide(&later).actions, [Action::StartServer]);
+    let mut pair = electing.clone();
+    pair.authority.rules = vec![rule(1, "a b", Policy::Copies(1))];
+    assert_eq!(decide(&ended(&pair)).actions, [Action::StartServer], "its report is needed");
+    let granted = state(4, Phase::Granted, Some("b"));
+    assert_eq!(decide(&ended(&granted)).actions, []);
 }
 
 #[test]

@@ -105,3 +105,27 @@ async fn a_tunnel_that_cannot_be_opened_is_tried_while_the_client_waits() -> Res
     assert_eq!(target.opened.load(Ordering::SeqCst), 2);
     Ok(())
 }
+
+/// Opens, and ends at once: what a walreceiver meets whose log is gone.
+struct Refusing;
+
+impl Target for Refusing {
+    fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
+        Box::pin(async { Ok(Box::new(tokio::io::duplex(16).0) as BoxStream) })
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_ends_every_tunnel_is_not_asked_in_a_tight_loop() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let relay = bind(&dir);
+    relay.set_target(Some(Arc::new(Refusing)));
+    let begin = Instant::now();
+    for _ in 0..5 {
+        let mut client = UnixStream::connect(relay.path()).await?;
+        assert_eq!(timeout(DEADLINE, client.read(&mut [0; 1])).await??, 0);
+    }
+    // Four rests of 50 ms: the first connection is not kept waiting.
+    assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
+    Ok(())
+}

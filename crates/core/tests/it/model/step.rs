@@ -99,6 +99,8 @@ fn decisions(world: &World, flaw: Flaw, i: usize) -> Vec<Action> {
         writer_waits: false,
         lease_clear: true,
         restart: false,
+        // Only a delay: what it delays is explored as happening at any time.
+        yields: false,
     };
     decide(&view).actions
 }

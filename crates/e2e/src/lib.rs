@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod ledger;
 pub mod limits;
 pub mod local;
+pub mod postgres;
 pub mod process;
 pub mod random;
 pub mod scenario;

@@ -195,7 +195,7 @@ fn short_dir() -> Result<PathBuf> {
 
 /// A port that nobody listens on, from a range that the kernel does not hand out by itself, and
 /// that no other cluster of this process was given.
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = (std::process::id() % 179) as u16 * 100;
     for _ in 0..limits::PORT_COUNT {

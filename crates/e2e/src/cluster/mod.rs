@@ -14,6 +14,7 @@ use crate::workload::{Gateway, Login, Options, Workload};
 
 mod build;
 mod faults;
+mod guests;
 mod look;
 
 pub use build::Builder;

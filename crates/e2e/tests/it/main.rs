@@ -5,6 +5,7 @@ mod common;
 mod crashes;
 mod hangs;
 mod joining;
+mod leaving;
 mod network;
 mod operations;
 mod plain;

@@ -3,13 +3,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use quorate_e2e::cable::{Cable, Mode};
+use quorate_e2e::postgres::program;
 use quorate_e2e::workload::{self, Gateway, Login, Options, TABLE, Workload, sql_through};
 use quorate_e2e::{limits, process};
 
@@ -17,22 +17,6 @@ struct Plain {
     dir: PathBuf,
     port: u16,
     child: Option<Child>,
-}
-
-fn bin(program: &str) -> Result<Command> {
-    let all = std::fs::read_dir("/usr/lib/postgresql")?.flatten();
-    let newest = all.max_by_key(|e| e.file_name().to_string_lossy().parse::<u32>().unwrap_or(0));
-    let bin = newest.context("no PostgreSQL is installed")?.path().join("bin");
-    let mut command = Command::new(bin.join(program));
-    if rustix::process::getuid().is_root() {
-        let passwd = std::fs::read_to_string("/etc/passwd")?;
-        let line =
-            passwd.lines().find(|l| l.starts_with("postgres:")).context("no postgres user")?;
-        let ids: Vec<u32> = line.split(':').filter_map(|f| f.parse().ok()).collect();
-        command.uid(ids[0]).gid(ids[1]);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(command)
 }
 
 impl Plain {
@@ -44,8 +28,8 @@ impl Plain {
         let mut plain = Self { dir, port, child: None };
         let password = plain.dir.join("password");
         std::fs::write(&password, "plain")?;
-        let mut initdb = bin("initdb")?;
-        initdb.current_dir("/").args(["-U", "postgres", "-A", "scram-sha-256", "-N"]);
+        let mut initdb = program("initdb")?;
+        initdb.args(["-U", "postgres", "-A", "scram-sha-256", "-N"]);
         initdb.arg("--pwfile").arg(&password).arg("-D").arg(plain.data());
         ensure!(initdb.status()?.success(), "initdb failed");
         plain.start()?;
@@ -57,8 +41,8 @@ impl Plain {
     }
 
     fn start(&mut self) -> Result<()> {
-        let mut postgres = bin("postgres")?;
-        postgres.current_dir("/").arg("-D").arg(self.data());
+        let mut postgres = program("postgres")?;
+        postgres.arg("-D").arg(self.data());
         postgres.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
         postgres.args(["-c", &format!("port={}", self.port)]);
         self.child = Some(postgres.spawn()?);

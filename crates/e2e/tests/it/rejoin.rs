@@ -3,18 +3,11 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use quorate_e2e::workload::TABLE;
-use quorate_e2e::{Cluster, Scenario, local};
+use quorate_e2e::{Cluster, Scenario, local, postgres};
 
 use crate::common::{flows, patient, settle};
-
-/// Directory of PostgreSQL's programs: the newest Debian has.
-fn installed_bin() -> Result<PathBuf> {
-    let all = std::fs::read_dir("/usr/lib/postgresql")?.flatten();
-    let newest = all.max_by_key(|e| e.file_name().to_string_lossy().parse::<u32>().unwrap_or(0));
-    Ok(newest.context("no PostgreSQL is installed")?.path().join("bin"))
-}
 
 /// Writes at `node` past every gateway and standby: log that nobody else has. Unless that is
 /// undone, its rows come "from nowhere".
@@ -99,10 +92,7 @@ fn bin_without_rewind() -> Result<TempBin> {
     std::fs::create_dir_all(&dir)?;
     let bin = TempBin(dir);
     std::fs::set_permissions(&bin.0, std::fs::Permissions::from_mode(0o755))?;
-    let installed = match std::env::var_os("QUORATE_E2E_POSTGRES_BIN") {
-        Some(other) => PathBuf::from(other),
-        None => installed_bin()?,
-    };
+    let installed = postgres::bin_dir()?;
     for program in std::fs::read_dir(&installed)?.flatten() {
         if program.file_name() != "pg_rewind" && program.file_name() != "postgres" {
             symlink(program.path(), bin.0.join(program.file_name()))?;

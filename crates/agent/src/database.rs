@@ -1,7 +1,7 @@
 //! The local server as the loop sees it: its process, its answers, and the steps that take time.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quorate_core::document::Document;
@@ -11,8 +11,8 @@ use quorate_core::status::ServerStatus;
 use quorate_core::{Lsn, Moment, Term, TimelineId};
 use quorate_link::clock;
 use quorate_postgres::{
-    Admin, BootstrapOptions, Directory, DiskProbe, Error, Mode, Probe, Promoted, Retry, Server,
-    ServerOptions, Settings, StandbyPosition, Status, SynchronousCommit,
+    Admin, BootstrapOptions, ControlData, Directory, DiskProbe, Error, Mode, Probe, Promoted,
+    Retry, Server, ServerOptions, Settings, StandbyPosition, Status, SynchronousCommit,
 };
 use quorate_replication::{RelayOptions, RelaySocket};
 use tokio::sync::{Notify, watch};
@@ -51,6 +51,8 @@ pub struct Database {
     /// Leads `pg_basebackup` and `pg_rewind` to the writer.
     pub copy: RelaySocket,
     facts: watch::Sender<Facts>,
+    /// Settings that this server keeps above the document's, because its writer has more.
+    kept: Mutex<Vec<String>>,
     look: Notify,
     segment_bytes: OnceLock<u64>,
 }
@@ -73,6 +75,7 @@ impl Database {
             feed: relay(options.relay_dir.clone())?,
             copy: relay(copy_dir(&options))?,
             facts: watch::Sender::new(Facts::default()),
+            kept: Mutex::default(),
             look: Notify::new(),
             segment_bytes: OnceLock::new(),
             options,
@@ -100,12 +103,19 @@ impl Database {
     /// Looks at the server for ever.
     pub async fn watch_server(self: Arc<Self>) {
         let mut status = self.server.status();
+        let mut last = None;
         loop {
-            let running = matches!(*status.borrow_and_update(), Status::Running { .. });
-            if running {
-                self.refresh().await;
-            } else {
+            let running = match *status.borrow_and_update() {
+                Status::Running { pid } => Some(pid),
+                Status::NotRunning { .. } => None,
+            };
+            // What another process answered says nothing of this one, however quickly it came.
+            if running != last {
                 self.facts.send_replace(Facts::default());
+            }
+            last = running;
+            if running.is_some() {
+                self.refresh().await;
             }
             tokio::select! {
                 () = tokio::time::sleep(PROBE_EVERY) => {}
@@ -147,6 +157,7 @@ impl Database {
             flushed: probe.flushed.or(received).unwrap_or_default(),
             replayed: probe.replayed.or(probe.flushed).unwrap_or_default(),
             pending_restart: probe.pending_restart.clone(),
+            kept: self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }
 
@@ -257,20 +268,13 @@ impl Database {
         let mut settings = settings.clone();
         let control = quorate_postgres::read_control_data(&self.options).await?;
         let _ = self.segment_bytes.set(control.segment_bytes);
-        for (name, least) in control.least {
-            let name = match name {
-                "max_prepared_xacts" => "max_prepared_transactions",
-                "max_locks_per_xact" => "max_locks_per_transaction",
-                "max_wal_senders" => continue,
-                name => name,
-            };
-            if let Some(value) = settings.parameters.get_mut(name)
-                && value.trim().parse::<u64>().is_ok_and(|v| v < least)
-            {
-                tracing::info!(name, least, "kept at the writer's value until that one is lowered");
-                *value = least.to_string();
-            }
+        let lowered = lowered(&settings, &control);
+        for (name, least) in &lowered {
+            tracing::info!(name, least, "kept at the writer's value until that one is lowered");
+            settings.parameters.insert((*name).to_owned(), least.to_string());
         }
+        let names = lowered.into_iter().map(|(name, _)| name.to_owned()).collect();
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = names;
         Ok(settings)
     }
 
@@ -337,6 +341,30 @@ impl Database {
         Ok(promoted)
     }
 
+    /// Whether a promotion would have to restart the server to put these settings into effect.
+    pub async fn lowers(&self, settings: &Settings) -> Result<bool, Error> {
+        let control = quorate_postgres::read_control_data(&self.options).await?;
+        Ok(!lowered(settings, &control).is_empty())
+    }
+
+    /// Promotes a frozen standby by starting it anew with settings that a standby of its former
+    /// writer could not have.
+    pub async fn promote_anew(
+        &self,
+        from: TimelineId,
+        timeline: TimelineId,
+        settings: &Settings,
+    ) -> Result<Promoted, Error> {
+        self.server.stop(Mode::Fast).await;
+        quorate_postgres::write_settings(&self.options, settings)?;
+        self.server.start_promoting(from, timeline).await?;
+        self.admin.wait_ready(&self.server.status(), PROMOTE_WAIT).await?;
+        let promoted = self.admin.self_promoted(timeline, PROMOTE_WAIT).await?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.refresh().await;
+        Ok(promoted)
+    }
+
     /// Makes the first database.
     pub async fn bootstrap(&self, password: &str, settings: &Settings) -> Result<(), Error> {
         let chosen =
@@ -381,6 +409,30 @@ impl Database {
     pub fn disk_stuck_for(&self) -> Duration {
         self.disk.health().busy_since.map_or(Duration::ZERO, |at| clock::now().since(at))
     }
+}
+
+/// Resources of which a standby needs as much as its writer, by their names in the control file and
+/// as settings, with PostgreSQL's defaults. What Quorate chooses itself never changes.
+const AS_MUCH: [(&str, &str, u64); 4] = [
+    ("max_connections", "max_connections", 100),
+    ("max_worker_processes", "max_worker_processes", 8),
+    ("max_prepared_xacts", "max_prepared_transactions", 0),
+    ("max_locks_per_xact", "max_locks_per_transaction", 64),
+];
+
+/// Settings that ask for less than the log's writer had, with what that was.
+fn lowered(settings: &Settings, control: &ControlData) -> Vec<(&'static str, u64)> {
+    let asked = |name: &str, default: u64| match settings.parameters.get(name) {
+        Some(value) => value.trim().parse::<u64>().ok(),
+        None => Some(default),
+    };
+    AS_MUCH
+        .iter()
+        .filter_map(|(in_control, name, default)| {
+            let had = *control.least.get(in_control)?;
+            asked(name, *default).is_some_and(|v| v < had).then_some((*name, had))
+        })
+        .collect()
 }
 
 /// The number of a log segment, from its file's name.

@@ -102,7 +102,7 @@ async fn perform_one(
             spawn_job(node, memory, messages, Job::Freeze, Plan::Freeze(*term));
         }
         Action::Promote { term, timeline } => {
-            let plan = Plan::Promote(*term, *timeline);
+            let plan = Plan::Promote(*term, *timeline, memory.report.as_ref().map(|r| r.timeline));
             spawn_job(node, memory, messages, Job::Promote, plan);
         }
         Action::Follow { writer, term } => follow(node, memory, *writer, *term),
@@ -273,7 +273,8 @@ enum Plan {
     Start,
     Stop(Mode),
     Freeze(Term),
-    Promote(Term, TimelineId),
+    /// Term, timeline, and the timeline of the log that it is promoted from.
+    Promote(Term, TimelineId, Option<TimelineId>),
     Clone(NodeId, Term),
     Rewind(NodeId, Term),
 }
@@ -309,7 +310,9 @@ fn spawn_job(
                 Ok(report) => Outcome::Frozen(report),
                 Err(e) => failed("freeze", &e),
             },
-            Plan::Promote(term, timeline) => promote(&database, term, timeline).await,
+            Plan::Promote(term, timeline, from) => {
+                promote(&node, &database, term, timeline, from).await
+            }
             Plan::Clone(from, term) => clone(&node, &database, (from, term), &messages).await,
             Plan::Rewind(from, term) => rewind(&node, &database, (from, term), &messages).await,
         };
@@ -363,8 +366,28 @@ async fn start(node: &Node, database: &Database) -> Outcome {
     }
 }
 
-async fn promote(database: &Database, term: Term, timeline: TimelineId) -> Outcome {
-    match database.promote(timeline).await {
+async fn promote(
+    node: &Node,
+    database: &Database,
+    term: Term,
+    timeline: TimelineId,
+    from: Option<TimelineId>,
+) -> Outcome {
+    let state = node.parts.consensus.state();
+    let settings = settings(&state.document());
+    // Lowering costs a restart: only when nobody waits for a failover.
+    let anew = match from.filter(|_| state.authority.planned) {
+        Some(from) if database.lowers(&settings).await.unwrap_or(false) => Some(from),
+        Some(_) | None => None,
+    };
+    let promoted = match anew {
+        Some(from) => {
+            tracing::info!(%from, "promoting by a restart, to lower settings");
+            database.promote_anew(from, timeline, &settings).await
+        }
+        None => database.promote(timeline).await,
+    };
+    match promoted {
         Ok(promoted) => Outcome::Promoted { term, promoted },
         Err(e) => {
             // It may still become a writer: not by itself, then.

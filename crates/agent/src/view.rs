@@ -89,6 +89,16 @@ pub fn warnings(status: &ClusterStatus, fault: Option<&str>) -> Vec<String> {
             ));
         }
     }
+    for (name, member) in &status.nodes {
+        let Some(server) = member.status.as_ref().and_then(|s| s.server.as_ref()) else { continue };
+        if !server.kept.is_empty() && status.writer != Some(*name) {
+            let names = server.kept.join(", ");
+            warnings.push(format!(
+                "{name} keeps {names} at the value that its writer had: once the writer's is \
+                 lower, restart it (`quorate restart --rolling` does both)"
+            ));
+        }
+    }
     if status.paused {
         warnings.push("automation is paused: nobody fails over (`quorate resume`)".to_owned());
     }

@@ -75,6 +75,10 @@ pub struct Authority {
     pub switchover: Option<Switchover>,
     /// Who is preferred among equal logs in the current election.
     pub preferred: Option<NodeId>,
+    /// Whether the former writer handed over on purpose: the next one may take its time to put
+    /// settings into effect that only a restart changes.
+    #[serde(default)]
+    pub planned: bool,
     /// The former writer's log end as far as it was seen, for the loss report of `async`.
     pub last_seen: Option<Lsn>,
     /// Bytes that the current election may lose: `Some` only when an operator allowed it.
@@ -129,8 +133,14 @@ impl Authority {
     }
 
     /// Opens a new term (R1).
-    pub fn begin_election(&mut self, expect: Term, last_seen: Option<Lsn>) -> Result<(), Refusal> {
+    pub fn begin_election(
+        &mut self,
+        expect: Term,
+        last_seen: Option<Lsn>,
+        planned: bool,
+    ) -> Result<(), Refusal> {
         self.expect_term(expect)?;
+        self.planned = planned;
         let plan = self.switchover.take();
         self.preferred = plan.and_then(|p| p.target);
         if self.phase == Phase::Serving {

@@ -281,12 +281,13 @@ fn lost_writer(view: &ClusterView<'_>, memory: &mut Memory, writer: NodeId) -> O
     if !planned && let Some(verdict) = memory.limit_failovers(view, &why) {
         return Some(verdict);
     }
-    Some(begin(memory, term, Because::new("R1", why)))
+    Some(begin(memory, term, planned, Because::new("R1", why)))
 }
 
-fn begin(memory: &Memory, term: Term, because: Because) -> Verdict {
+fn begin(memory: &Memory, term: Term, planned: bool, because: Because) -> Verdict {
     let last_seen = memory.writer_end.filter(|(t, _)| *t == term).map(|(_, lsn)| lsn);
-    let change = Change::BeginElection { expect_term: term, last_seen, because: because.clone() };
+    let change =
+        Change::BeginElection { expect_term: term, last_seen, planned, because: because.clone() };
     Verdict { change: Some(change), because }
 }
 
@@ -397,7 +398,7 @@ fn granted(view: &ClusterView<'_>, memory: &mut Memory, since: Duration) -> Verd
     let limit = if working { OPEN_WAIT_MAX } else { OPEN_WAIT };
     if since > limit {
         let text = format!("{node} did not open in {} s", limit.as_secs());
-        return begin(memory, term, Because::new("R1", text));
+        return begin(memory, term, false, Because::new("R1", text));
     }
     wait("R9", format!("{node} promotes to timeline {}", authority.timeline_max))
 }

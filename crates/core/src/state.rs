@@ -138,7 +138,14 @@ pub enum Change {
     /// Makes a join token known.
     AddToken { hash: String, expires: WallMillis },
     /// Opens a new term.
-    BeginElection { expect_term: Term, last_seen: Option<Lsn>, because: Because },
+    BeginElection {
+        expect_term: Term,
+        last_seen: Option<Lsn>,
+        /// Whether the writer handed over on purpose.
+        #[serde(default)]
+        planned: bool,
+        because: Because,
+    },
     /// Names the new term's writer.
     Grant { term: Term, node: NodeId, reports: BTreeMap<NodeId, Report>, because: Because },
     /// Lets the current election lose up to so many bytes: an operator's word.
@@ -276,8 +283,8 @@ impl State {
         let max_loss = self.document().max_lag_on_failover;
         let authority = &mut self.authority;
         let (kind, because) = match change {
-            Change::BeginElection { expect_term, last_seen, because } => {
-                authority.begin_election(*expect_term, *last_seen)?;
+            Change::BeginElection { expect_term, last_seen, planned, because } => {
+                authority.begin_election(*expect_term, *last_seen, *planned)?;
                 ("election", because.clone())
             }
             Change::Grant { term, node, reports, because } => {

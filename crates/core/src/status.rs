@@ -110,6 +110,10 @@ pub struct ServerStatus {
     pub replayed: Lsn,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
+    /// Settings that it keeps above the document's, because the writer had more of them when it
+    /// started: another restart lowers them once the writer's are lowered.
+    #[serde(default)]
+    pub kept: Vec<String>,
 }
 
 /// What the writer knows of one standby.

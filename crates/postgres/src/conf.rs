@@ -162,6 +162,17 @@ pub(crate) fn fixed(options: &ServerOptions) -> Result<Vec<(&'static str, String
     Ok(fixed)
 }
 
+/// What differs, for the life of the process, when it starts to promote itself. Without hot standby
+/// PostgreSQL does not insist on the former writer's resources.
+pub(crate) fn promoting(from: quorate_core::TimelineId) -> [(&'static str, String); 3] {
+    [
+        ("hot_standby", "off".to_owned()),
+        // "No such file": all log is here.
+        ("restore_command", "false".to_owned()),
+        ("recovery_target_timeline", from.to_string()),
+    ]
+}
+
 /// Owned settings without a choice.
 fn constant(options: &ServerOptions) -> Result<Vec<(&'static str, String)>, Error> {
     let run_dir = options.run_dir.to_string_lossy();

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use quorate_core::TimelineId;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -52,6 +53,15 @@ pub enum Mode {
     Immediate,
 }
 
+/// How to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// As a standby.
+    Standby,
+    /// Recovering to the end of the log it has on timeline `from`, then a writer on timeline `to`.
+    Promoting { from: TimelineId, to: TimelineId },
+}
+
 /// One local server. Dropping it stops the server at once.
 #[derive(Debug)]
 pub struct Server {
@@ -62,7 +72,7 @@ pub struct Server {
 }
 
 enum Order {
-    Start(oneshot::Sender<Result<i32, Error>>),
+    Start(Start, oneshot::Sender<Result<i32, Error>>),
     Stop(Mode),
     Reload,
 }
@@ -109,8 +119,22 @@ impl Server {
     /// # Errors
     /// [`Error::Running`] when it runs already, [`Error::Directory`], [`Error::Io`].
     pub async fn start(&self) -> Result<i32, Error> {
+        self.start_as(Start::Standby).await
+    }
+
+    /// Starts a server that promotes itself to exactly the timeline that was granted: recovery of
+    /// the log it has on timeline `from`, which ends in a checkpoint. Nobody is let in before.
+    /// Only for settings that a standby cannot run with; a promotion without a restart is quicker.
+    ///
+    /// # Errors
+    /// As [`Server::start`]; [`Error::Promote`] when `to` cannot be reserved.
+    pub async fn start_promoting(&self, from: TimelineId, to: TimelineId) -> Result<i32, Error> {
+        self.start_as(Start::Promoting { from, to }).await
+    }
+
+    async fn start_as(&self, how: Start) -> Result<i32, Error> {
         let (tx, rx) = oneshot::channel();
-        self.order(Order::Start(tx));
+        self.order(Order::Start(how, tx));
         rx.await.map_err(|_| Error::NotRunning("its thread ended".to_owned()))?
     }
 
@@ -220,11 +244,11 @@ impl Keeper {
 
     fn obey(&mut self, order: Order, running: &mut Option<Postmaster>) {
         match (order, running.as_mut()) {
-            (Order::Start(answer), Some(p)) => {
+            (Order::Start(_, answer), Some(p)) => {
                 let _ = answer.send(Err(Error::Running(p.pid())));
             }
-            (Order::Start(answer), None) => {
-                let result = self.start().map(|postmaster| {
+            (Order::Start(how, answer), None) => {
+                let result = self.start(how).map(|postmaster| {
                     let pid = running.insert(postmaster).pid();
                     tracing::info!(pid, "postgresql started");
                     self.status.send_replace(Status::Running { pid });
@@ -242,7 +266,7 @@ impl Keeper {
         }
     }
 
-    fn start(&self) -> Result<Postmaster, Error> {
+    fn start(&self, how: Start) -> Result<Postmaster, Error> {
         let options = &*self.options;
         let dir = DirId::of(&options.data_dir).ok_or_else(|| Error::Directory {
             path: options.data_dir.clone(),
@@ -251,9 +275,9 @@ impl Keeper {
         if let Some(pid) = procfs::living_in(dir).first() {
             return Err(Error::Running(*pid));
         }
-        prepare(options)?;
+        prepare(options, how)?;
         let log_from = fs::metadata(&options.log_file).map_or(0, |m| m.len());
-        let mut child = spawn(options)?;
+        let mut child = spawn(options, how)?;
         // An unreaped child keeps its pid, so this cannot open another's.
         let opened = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         let pidfd = opened.map_err(|errno| {
@@ -376,8 +400,8 @@ fn remove_locks(options: &ServerOptions) {
     }
 }
 
-/// Directories, the standby's mark, and no reserved timeline in the way.
-fn prepare(options: &ServerOptions) -> Result<(), Error> {
+/// Directories, the mark of what it shall be, and no reserved timeline in the way.
+fn prepare(options: &ServerOptions, how: Start) -> Result<(), Error> {
     let owner = options.run_as.as_ref();
     let version = options.data_dir.join("PG_VERSION");
     let found = fs::read_to_string(&version).map_err(Error::io("read", &version))?;
@@ -390,23 +414,39 @@ fn prepare(options: &ServerOptions) -> Result<(), Error> {
         return Err(Error::Directory { path: options.data_dir.clone(), reason });
     }
     private_dir(&options.run_dir, owner)?;
-    replace(&options.data_dir.join("standby.signal"), b"", owner)?;
+    let (standby, recovery) =
+        (options.data_dir.join("standby.signal"), options.data_dir.join("recovery.signal"));
     // A promotion that was asked for before a crash must not happen now.
     remove(&options.data_dir.join("promote"))?;
     let dropped = timelines::drop_dangling(&options.data_dir)?;
     if dropped > 0 {
         tracing::info!(dropped, "removed reserved timelines of a promotion that did not happen");
     }
+    match how {
+        Start::Standby => {
+            replace(&standby, b"", owner)?;
+            remove(&recovery)?;
+        }
+        Start::Promoting { to, .. } => {
+            timelines::reserve(options, to)?;
+            replace(&recovery, b"", owner)?;
+            remove(&standby)?;
+        }
+    }
     sync_dir(&options.data_dir)
 }
 
-fn spawn(options: &ServerOptions) -> Result<Child, Error> {
+fn spawn(options: &ServerOptions, how: Start) -> Result<Child, Error> {
     let log = open_log(options).map_err(Error::io("open", &options.log_file))?;
     let err = log.try_clone().map_err(Error::io("open", &options.log_file))?;
     let mut command = Command::new(options.install.tool("postgres"));
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
     command.arg("-D").arg(&options.data_dir);
-    for (name, value) in conf::fixed(options)? {
+    let mut fixed = conf::fixed(options)?;
+    if let Start::Promoting { from, .. } = how {
+        fixed.extend(conf::promoting(from));
+    }
+    for (name, value) in fixed {
         command.arg("-c").arg(format!("{name}={value}"));
     }
     command.stdin(Stdio::null()).stdout(log).stderr(err);

@@ -271,7 +271,8 @@ async fn failover(State(api): State<Api>, Json(ask): Json<MoveAsk>) -> Reply {
             .authority
             .writer
             .and_then(|w| api.node.parts.health.status_of(w)?.server.map(|s| s.flushed));
-        let change = Change::BeginElection { expect_term: term, last_seen, because };
+        let planned = false;
+        let change = Change::BeginElection { expect_term: term, last_seen, planned, because };
         propose(&api, change).await?;
         term = term.next();
     }

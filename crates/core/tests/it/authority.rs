@@ -15,7 +15,8 @@ fn grant(state: &State, to: &str, of: &[(&str, Report)]) -> Change {
 fn begin(state: &State, last_seen: Option<u64>) -> Change {
     let expect_term = state.authority.term;
     let last_seen = last_seen.map(Lsn);
-    Change::BeginElection { expect_term, last_seen, because: Because::default() }
+    let planned = false;
+    Change::BeginElection { expect_term, last_seen, planned, because: Because::default() }
 }
 
 fn open_rule(state: &State, generation: u64, cohort: &str, policy: Policy) -> Change {

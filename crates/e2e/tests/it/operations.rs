@@ -121,6 +121,42 @@ fn config_change_reaches_every_node() -> Result<()> {
 }
 
 #[test]
+fn resources_are_raised_and_lowered() -> Result<()> {
+    let scenario = Scenario::new(
+        "max_connections is raised, lowered and taken out of the document, each time with a rolling \
+         restart under load: no server fails to start, and every one runs with the value",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let document = cluster.dir().join("document.toml");
+    for (text, wanted) in [
+        ("[postgresql]\nmax_connections = \"150\"\n", "150"),
+        ("[postgresql]\nmax_connections = \"120\"\nmax_locks_per_transaction = \"70\"\n", "120"),
+        ("", "100"),
+    ] {
+        let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+        std::fs::write(&document, text)?;
+        let file = document.to_str().context("a path of /tmp is text")?;
+        cluster.command(&writer, &["config", "apply", file]).or_else(|e| cluster.explain(e))?;
+        cluster.wait_until(limits::RECOVER, "the writer knows that a restart is due", || {
+            let status = cluster.status_of(&writer).ok()?;
+            let due = &status.word(&writer)?.server.as_ref()?.pending_restart;
+            due.contains(&"max_connections".to_owned()).then_some(())
+        })?;
+        cluster.command(&writer, &["restart", "--rolling"]).or_else(|e| cluster.explain(e))?;
+        cluster.wait_healthy()?;
+        for node in cluster.data_nodes_up() {
+            let value = local::one(&node.socket_dir(), "SHOW max_connections")?;
+            ensure!(value == wanted, "{} runs with {value}, not {wanted}", node.name());
+        }
+        flows(&cluster, &workload)?;
+        scenario.step(format!("every server runs with max_connections = {wanted}"));
+    }
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
 fn rebuilt_and_removed() -> Result<()> {
     let scenario = Scenario::new("a standby is copied anew, then taken out of the cluster");
     let mut cluster = Cluster::of(3).start()?;

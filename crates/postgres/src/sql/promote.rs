@@ -46,6 +46,29 @@ impl Admin {
             return Err(refuse("the server is a writer already".to_owned()));
         }
         let (tli, next_xid) = self.wait_promoted(deadline, within).await?;
+        self.promoted(target, tli, next_xid)
+    }
+
+    /// What a server that promoted itself when it started led to. It answers already.
+    ///
+    /// # Errors
+    /// As [`Admin::promote`].
+    pub async fn self_promoted(
+        &self,
+        target: TimelineId,
+        within: Duration,
+    ) -> Result<Promoted, Error> {
+        let (tli, next_xid) = self.wait_promoted(Instant::now() + within, within).await?;
+        self.promoted(target, tli, next_xid)
+    }
+
+    fn promoted(
+        &self,
+        target: TimelineId,
+        tli: TimelineId,
+        next_xid: u64,
+    ) -> Result<Promoted, Error> {
+        let refuse = |reason: String| Error::Promote { target: target.0, reason };
         if tli != target {
             return Err(refuse(format!("the server chose timeline {tli}")));
         }

@@ -147,6 +147,41 @@ async fn settings_reload_or_say_that_they_wait_for_a_restart() {
     node.stop().await;
 }
 
+/// PostgreSQL starts no standby with fewer connections than its writer had. A promotion by a restart
+/// lowers them, on exactly the granted timeline and without losing log.
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_connections_take_effect_by_promoting_anew() {
+    let with = |connections: &str| {
+        let mut settings = settings();
+        settings.parameters.insert("max_connections".into(), connections.into());
+        settings
+    };
+    let root = directory();
+    let node = node(root.path(), "a").await.with_settings(&with("150"));
+    node.start().await;
+    node.promote(3).await;
+    node.sql("CREATE TABLE kept (id int)").await;
+    node.sql("INSERT INTO kept VALUES (7)").await;
+    node.server.stop(Mode::Immediate).await;
+    let node = node.with_settings(&with("60"));
+    node.server.start().await.unwrap();
+    let refused = node.admin.wait_ready(&node.server.status(), SOON).await.unwrap_err();
+    assert!(refused.to_string().contains("insufficient parameter"), "{refused}");
+    node.server.start_promoting(TimelineId(3), TimelineId(6)).await.unwrap();
+    node.admin.wait_ready(&node.server.status(), SOON).await.unwrap();
+    let promoted = node.admin.self_promoted(TimelineId(6), SOON).await.unwrap();
+    assert_eq!(promoted.tli, TimelineId(6));
+    assert_eq!(node.sql("SHOW max_connections").await, "60");
+    assert_eq!(node.sql("SELECT id FROM kept").await, "7");
+    // As a standby again, with the lowered value.
+    node.stop().await;
+    node.start().await;
+    assert_eq!(node.position().await.tli, TimelineId(6));
+    assert_eq!(node.sql("SHOW max_connections").await, "60");
+    assert!(node.admin.probe().await.unwrap().unsafe_settings.is_empty());
+    node.stop().await;
+}
+
 /// A commit waits while the synchronous standby is away; a wait that is cut short is told apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_marker_waits_for_its_standby_and_knows_when_it_was_not_held() {

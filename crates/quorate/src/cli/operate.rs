@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use quorate_agent::view::ClusterStatus;
+use quorate_agent::view::{ClusterStatus, Member};
 use quorate_core::NodeId;
 use quorate_core::authority::Phase;
 use quorate_core::state::{Event, NodeKind};
@@ -169,14 +169,27 @@ pub async fn restart(
         restart_one(global, Some(*node), wait).await?;
         wait_following(global, *node, wait).await?;
     }
-    if !standbys.is_empty() {
-        switchover(global, None, wait).await?;
-        restart_one(global, Some(writer), wait).await?;
-        wait_following(global, writer, wait).await?;
-    } else {
-        restart_one(global, Some(writer), wait).await?;
+    if standbys.is_empty() {
+        return restart_one(global, Some(writer), wait).await;
+    }
+    switchover(global, None, wait).await?;
+    restart_one(global, Some(writer), wait).await?;
+    wait_following(global, writer, wait).await?;
+    for node in keeping(&look(global).await?) {
+        restart_one(global, Some(node), wait).await?;
+        wait_following(global, node, wait).await?;
     }
     Ok(())
+}
+
+/// Standbys that were started with more of something than the document says, because their writer
+/// had more: the new one's is lowered, so theirs can be.
+fn keeping(status: &ClusterStatus) -> Vec<NodeId> {
+    let keeps = |m: &Member| {
+        m.status.as_ref().and_then(|s| s.server.as_ref()).is_some_and(|s| !s.kept.is_empty())
+    };
+    let standby = |n: &NodeId| status.writer != Some(*n);
+    status.nodes.iter().filter(|(n, m)| standby(n) && keeps(m)).map(|(n, _)| *n).collect()
 }
 
 /// Waits until a standby is attached to the writer again.

@@ -182,7 +182,8 @@ impl Model for Protocol {
                 let expect_term = Term(u64::from(world.term()));
                 let because = Because::default();
                 let last_seen = None;
-                world.apply(Change::BeginElection { expect_term, last_seen, because });
+                let planned = false;
+                world.apply(Change::BeginElection { expect_term, last_seen, planned, because });
             }
             Happening::Grant(i) => self.grant(&mut world, i)?,
             Happening::OpenRule => {

@@ -107,14 +107,20 @@ impl Node {
         let now = clock::now();
         let view =
             ClusterView { me: parts.me, now, state: &state, voters: &raft.voters, peers: &peers };
+        let document = state.document();
         let nodes: BTreeMap<NodeId, Member> = state
             .nodes
             .iter()
             .map(|(name, node)| {
                 let peer = peers.get(name).cloned().unwrap_or_default();
                 let heard_ms = peer.heard.map(|at| now.since(at).as_millis() as u64);
-                let member =
-                    Member { node: node.clone(), heard_ms, gone: peer.gone, status: peer.status };
+                let member = Member {
+                    node: node.clone(),
+                    role: document.node(*name).role,
+                    heard_ms,
+                    gone: peer.gone,
+                    status: peer.status,
+                };
                 (*name, member)
             })
             .collect();

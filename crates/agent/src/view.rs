@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_core::authority::{Authority, Phase};
 use quorate_core::because::list;
 use quorate_core::candidates::Candidate;
+use quorate_core::document::Role;
 use quorate_core::state::{Node, WallMillis};
 use quorate_core::status::NodeStatus;
 use quorate_core::{Because, NodeId, Term};
@@ -51,6 +52,8 @@ pub struct Member {
     /// Its entry in the cluster's state.
     #[serde(flatten)]
     pub node: Node,
+    /// What its copy is for. Means nothing for a witness.
+    pub role: Role,
     /// Milliseconds since it was last heard; `None`: never.
     pub heard_ms: Option<u64>,
     /// Its host refuses connections: its process is gone.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use quorate_core::{Lsn, TimelineId};
 
-use crate::{Error, ServerOptions, tool};
+use crate::{Error, ServerOptions, timelines, tool};
 
 /// The parts of the control file that matter to Quorate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,33 @@ pub async fn read(options: &ServerOptions) -> Result<ControlData, Error> {
     parse(&text)
 }
 
+/// Where the log of a stopped server ends, with its timeline: the end of the last whole record.
+/// `None` when `pg_waldump` cannot tell.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Unreadable`] when there is no log at all.
+pub async fn log_end(
+    options: &ServerOptions,
+    control: &ControlData,
+) -> Result<Option<(TimelineId, Lsn)>, Error> {
+    let timeline = timelines::held(&options.data_dir, Lsn(u64::MAX), control.segment_bytes)?;
+    let start = control.redo.max(control.min_recovery_end);
+    let mut command = tool::command(options, "pg_waldump");
+    command.arg("--quiet").arg("--path").arg(options.data_dir.join("pg_wal"));
+    command.arg(format!("--timeline={timeline}")).arg(format!("--start={start}"));
+    let outcome = tool::run(command, None, |_| {}).await?;
+    Ok(end_in(&outcome.output).map(|end| (timeline, end)))
+}
+
+/// It reads until there is no record: `… error in WAL record at 0/15284D8: invalid record length
+/// at 0/1528510: wanted 24, got 0`. Whatever is wrong with what follows, it begins there.
+fn end_in(said: &str) -> Option<Lsn> {
+    let (_, rest) = said.split_once("error in WAL record at ")?;
+    let (last_record, why) = rest.split_once(": ")?;
+    let at = why.split_once(" at ").and_then(|(_, at)| at.split([':', ' ', ';']).next());
+    at.and_then(|at| at.parse().ok()).filter(|end| last_record.parse().is_ok_and(|l: Lsn| l < *end))
+}
+
 fn parse(text: &str) -> Result<ControlData, Error> {
     Ok(ControlData {
         system_id: field(text, "Database system identifier")?,
@@ -98,6 +125,15 @@ fn field<T: FromStr>(text: &str, name: &'static str) -> Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_the_log_is_where_reading_it_fails() {
+        let said = "pg_waldump: error: error in WAL record at 0/15284D8: invalid record length at \
+                    0/1528510: wanted 24, got 0";
+        assert_eq!(end_in(said), Some(Lsn(0x152_8510)));
+        let said = "pg_waldump: error: could not find file \"00000001\": No such file";
+        assert_eq!(end_in(said), None);
+    }
 
     #[test]
     fn the_fields_are_found_and_their_absence_is_named() {

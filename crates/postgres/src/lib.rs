@@ -36,7 +36,7 @@ pub use clone::{Cloned, Rewound, clone_from, rewind_from};
 pub use conf::{
     Settings, SynchronousCommit, WalLevel, Written, check as check_setting, write as write_settings,
 };
-pub use controldata::{ControlData, read as read_control_data};
+pub use controldata::{ControlData, log_end, read as read_control_data};
 pub use deathsig::become_subreaper;
 pub use disk::{DiskHealth, DiskProbe};
 pub use error::{Error, Retry};

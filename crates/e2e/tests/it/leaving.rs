@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use quorate_e2e::workload::{TABLE, sql_through};
-use quorate_e2e::{Cluster, Scenario, check, limits};
+use quorate_e2e::{Cluster, Scenario, check, limits, local};
 
 use crate::common::{flows, patient, settle, standbys};
 
@@ -78,9 +78,13 @@ fn the_last_of_three_starts_a_new_epoch() -> Result<()> {
     let running = cluster.command(survivor, &["recover", "--force-new-epoch", "--yes"]);
     let running = format!("{:#}", running.err().context("recovered while running")?);
     ensure!(running.contains("stop it first"), "{running}");
+    let received = "SELECT pg_catalog.pg_last_wal_receive_lsn()";
+    let end = local::one(&cluster.node(survivor)?.socket_dir(), received)?;
     cluster.kill_quorate(survivor)?;
     let answer = cluster.command(survivor, &["recover", "--force-new-epoch", "--yes"])?;
     scenario.step(format!("{survivor} starts over: {answer}"));
+    let said = answer["log_end"].as_str().unwrap_or_default();
+    ensure!(said.starts_with(&format!("{end} ")), "it said {said}, and its log ended at {end}");
     cluster.restart(survivor)?;
     ensure!(cluster.wait_writer_within(limits::START)? == *survivor);
     let now = cluster.status_of(survivor)?.term;

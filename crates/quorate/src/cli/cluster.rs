@@ -149,7 +149,7 @@ pub async fn init(global: &Global, args: InitArgs) -> Result<()> {
             .to_owned(),
         None => random_hex(16)?,
     };
-    let config = Config::create(&global.dir, file)?;
+    let config = Config::create(global.dir(), file)?;
     let cluster_id = random_hex(8)?;
     let authority = Authority::create(&cluster_id)?;
     private_dir(&config.identity_dir())?;
@@ -178,7 +178,7 @@ pub async fn init(global: &Global, args: InitArgs) -> Result<()> {
         authority.cluster_id(),
         config.dir.display(),
         config.password_file().display(),
-        global.dir.display(),
+        global.dir().display(),
     );
     if global.json {
         println!("{}", json!({ "cluster_id": authority.cluster_id(), "node": name }));
@@ -205,17 +205,17 @@ pub async fn join(global: &Global, args: JoinArgs) -> Result<()> {
     let file = new_file(&args.node, args.witness)?;
     check_postgres(&file)?;
     let token: Token = args.token.trim().parse().context("the token")?;
-    if global.dir.join(crate::config::FILE).exists() {
-        let config = Config::load(&global.dir)?;
+    if global.dir().join(crate::config::FILE).exists() {
+        let config = Config::load(global.dir())?;
         bail!(
             "{} holds node {} already: choose another --dir",
-            global.dir.display(),
+            global.dir().display(),
             config.file.name
         );
     }
     let name = file.name;
     let (key, request) = Identity::request(name)?;
-    let draft = Config { dir: global.dir.clone(), file: file.clone() };
+    let draft = Config { dir: global.dir().to_owned(), file: file.clone() };
     let ask = JoinRequest { token: token.to_string(), name, node: draft.node(), request };
     let answer = tokio::time::timeout(JOIN_WAIT, talk(&args.address, &token, &ask))
         .await
@@ -226,7 +226,7 @@ pub async fn join(global: &Global, args: JoinArgs) -> Result<()> {
         }
         JoinAnswer::Refused { because } => return Err(Failure::Refused(because).into()),
     };
-    let config = Config::create(&global.dir, file)?;
+    let config = Config::create(global.dir(), file)?;
     private_dir(&config.identity_dir())?;
     Identity::new(&certificate, &key, &authority)?.save(&config.identity_dir())?;
     private_file(&config.admin_token_file(), &format!("{}\n", random_hex(16)?))?;
@@ -234,7 +234,7 @@ pub async fn join(global: &Global, args: JoinArgs) -> Result<()> {
         println!("{}", json!({ "cluster_id": cluster_id, "node": name }));
     } else {
         println!("{name} joined cluster {cluster_id}");
-        println!("next: quorate run --dir {}", global.dir.display());
+        println!("next: quorate run --dir {}", global.dir().display());
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ impl Demo {
     }
 
     fn global(&self, i: usize) -> Global {
-        Global { dir: self.node_dir(i), url: None, admin_token: None, json: false }
+        Global { dir: Some(self.node_dir(i)), url: None, admin_token: None, json: false }
     }
 
     async fn quorate(&self, args: &[&str]) -> Result<String> {
@@ -188,10 +188,13 @@ fn say(text: &str) {
 }
 
 /// `quorate demo`.
-pub async fn demo(_global: &Global, args: DemoArgs) -> Result<()> {
+pub async fn demo(global: &Global, args: DemoArgs) -> Result<()> {
     let began = Instant::now();
-    let (dir, temporary) = match &args.keep {
+    let (dir, temporary) = match &global.dir {
         Some(dir) => {
+            if dir.join(crate::config::FILE).exists() {
+                bail!("{} holds a node: choose another --dir for the demo", dir.display());
+            }
             fs::create_dir_all(dir)?;
             (fs::canonicalize(dir)?, false)
         }

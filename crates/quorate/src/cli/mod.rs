@@ -10,7 +10,7 @@ pub mod run;
 pub mod show;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use quorate_core::NodeId;
@@ -35,9 +35,9 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// The node's directory.
-    #[arg(long, global = true, env = "QUORATE_DIR", default_value = "/var/lib/quorate")]
-    pub dir: PathBuf,
+    /// The node's directory [default: /var/lib/quorate]. For `demo`: keep the data here.
+    #[arg(long, global = true, env = "QUORATE_DIR")]
+    pub dir: Option<PathBuf>,
     /// Ask the web port of some node instead of the local control socket: http://host:6434
     #[arg(long, global = true, env = "QUORATE_URL")]
     pub url: Option<String>,
@@ -49,10 +49,18 @@ pub struct Global {
     pub json: bool,
 }
 
+impl Global {
+    /// The node's directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_deref().unwrap_or(Path::new("/var/lib/quorate"))
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show a three-node cluster on this machine, at work, until Ctrl-C.
+    /// Show a three-node cluster on this machine, at work, until Ctrl-C. With --dir its data is kept,
+    /// and used again next time; otherwise it is in a temporary directory.
     Demo(DemoArgs),
     /// Make a new cluster with this host as its first node.
     Init(InitArgs),
@@ -208,9 +216,6 @@ pub struct JoinArgs {
 /// `quorate demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// Keep the cluster's data here (it is used again next time). Default: a temporary directory.
-    #[arg(long, value_name = "DIR")]
-    pub keep: Option<PathBuf>,
     /// First of nine consecutive ports on 127.0.0.1.
     #[arg(long, default_value_t = 7432)]
     pub port: u16,

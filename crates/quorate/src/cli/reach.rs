@@ -44,7 +44,7 @@ pub async fn call(global: &Global, mut request: Ask) -> Result<Value> {
             ask(stream, request).await?
         }
         None => {
-            let config = Config::load(&global.dir)?;
+            let config = Config::load(global.dir())?;
             let path = config.control();
             let stream = UnixStream::connect(&path).await.map_err(|e| {
                 Failure::Unreachable(format!(
@@ -52,7 +52,7 @@ pub async fn call(global: &Global, mut request: Ask) -> Result<Value> {
                      --dir {}`, or ask a node whose web port is open to this host with --url http://host:6434",
                     config.file.name,
                     path.display(),
-                    global.dir.display(),
+                    global.dir().display(),
                 ))
             })?;
             ask(stream, request).await?

@@ -29,7 +29,7 @@ pub async fn release(node: &Node) -> Result<Json<Value>> {
 
 /// `quorate recover --force-new-epoch`.
 pub async fn recover(global: &Global, args: RecoverArgs) -> Result<()> {
-    let config = Config::load(&global.dir)?;
+    let config = Config::load(global.dir())?;
     if tokio::net::UnixStream::connect(config.control()).await.is_ok() {
         bail!("node {} is running: stop it first", config.file.name);
     }

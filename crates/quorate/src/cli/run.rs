@@ -39,7 +39,7 @@ const SESSIONS_MAX: usize = 10_000;
 pub async fn run(global: &Global) -> Result<()> {
     start_log();
     quorate_postgres::become_subreaper()?;
-    let config = Config::load(&global.dir)?;
+    let config = Config::load(global.dir())?;
     let (node, orders) = assemble(&config).await?;
     let api = api::router(Arc::clone(&node));
     let sessions = Arc::new(Sessions::new(session_options(&node)));
@@ -362,12 +362,16 @@ pub async fn local_log_end(config: &Config) -> String {
         Ok(options) => options,
         Err(e) => return format!("an unknown position ({e:#})"),
     };
-    match quorate_postgres::read_control_data(&options).await {
-        Ok(data) => {
-            let least = data.min_recovery_end.max(data.redo);
-            format!("{least} or later (timeline {})", data.timeline)
+    let control = match quorate_postgres::read_control_data(&options).await {
+        Ok(control) => control,
+        Err(e) => return format!("an unknown position ({e})"),
+    };
+    match quorate_postgres::log_end(&options, &control).await {
+        Ok(Some((timeline, end))) => format!("{end} (timeline {timeline})"),
+        Ok(None) | Err(_) => {
+            let least = control.min_recovery_end.max(control.redo);
+            format!("{least} or later (timeline {})", control.timeline)
         }
-        Err(e) => format!("an unknown position ({e})"),
     }
 }
 

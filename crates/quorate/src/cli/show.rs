@@ -8,7 +8,8 @@ use anyhow::Result;
 use quorate_agent::view::{ClusterStatus, Member};
 use quorate_core::authority::Phase;
 use quorate_core::because::list;
-use quorate_core::state::Event;
+use quorate_core::document::Role;
+use quorate_core::state::{Event, NodeKind};
 use quorate_core::status::Doing;
 use quorate_core::{Lsn, NodeId, Policy};
 
@@ -86,7 +87,10 @@ fn rows(status: &ClusterStatus) -> Vec<Vec<String>> {
         .writer
         .and_then(|w| status.nodes.get(&w)?.status.as_ref()?.server.as_ref())
         .map(|s| s.flushed);
-    let head = ["NODE", "STATE", "TIMELINE", "LOG END", "LAG", "PROMISED", "HEARD", "WHY"];
+    let head = [
+        "NODE", "ROLE", "STATE", "TIMELINE", "LOG END", "REPLAYED", "LAG", "PROMISED", "HEARD",
+        "WHY",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (name, member) in &status.nodes {
         rows.push(row(status, *name, member, end));
@@ -112,9 +116,11 @@ fn row(status: &ClusterStatus, name: NodeId, member: &Member, end: Option<Lsn>) 
     };
     vec![
         if status.writer == Some(name) { format!("{name} *") } else { name.to_string() },
+        role_word(member).to_owned(),
         state.clone(),
         server.and_then(|s| s.timeline).map_or_else(dash, |t| t.to_string()),
         server.map_or_else(dash, |s| s.flushed.to_string()),
+        server.map_or_else(dash, |s| s.replayed.to_string()),
         lag,
         word.and_then(|s| s.promised).map_or_else(dash, |t| t.to_string()),
         member.heard_ms.map_or_else(dash, |ms| format!("{ms} ms")),
@@ -126,6 +132,14 @@ fn row(status: &ClusterStatus, name: NodeId, member: &Member, end: Option<Lsn>) 
             }
         }),
     ]
+}
+
+fn role_word(member: &Member) -> &'static str {
+    match (member.node.kind, member.role) {
+        (NodeKind::Witness, _) => "witness",
+        (NodeKind::Data, Role::Ha) => "ha",
+        (NodeKind::Data, Role::Read) => "read",
+    }
 }
 
 /// The word for a state.

@@ -10,7 +10,7 @@ use quorate_core::{Answer, Because, NodeId};
 use quorate_link::clock;
 use tokio::time::Instant;
 
-use crate::limits::{COORDINATE_EVERY, MEMBERSHIP_RETRY};
+use crate::limits::{ATTEND_EVERY, COORDINATE_EVERY, MEMBERSHIP_RETRY};
 use crate::node::Node;
 
 /// Runs until the process ends.
@@ -23,7 +23,8 @@ pub async fn run(node: Arc<Node>) {
         state.borrow_and_update();
         let led_by = *leader.borrow_and_update();
         prefer(&node, led_by);
-        if node.parts.consensus.is_leader() {
+        let leads = node.parts.consensus.is_leader();
+        if leads {
             if let Some(change) = look(&node, &mut memory) {
                 propose(&node, change).await;
             }
@@ -40,7 +41,7 @@ pub async fn run(node: Arc<Node>) {
             _ = state.changed() => {}
             _ = leader.changed() => {}
             () = node.parts.health.changed.notified() => { node.wake.notify_one(); }
-            () = tokio::time::sleep(COORDINATE_EVERY) => {}
+            () = tokio::time::sleep(if leads { COORDINATE_EVERY } else { ATTEND_EVERY }) => {}
         }
     }
 }

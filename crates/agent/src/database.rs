@@ -155,7 +155,8 @@ impl Database {
             in_recovery: probe.in_recovery,
             timeline: probe.timeline,
             flushed: probe.flushed.or(received).unwrap_or_default(),
-            replayed: probe.replayed.or(probe.flushed).unwrap_or_default(),
+            // What a writer once replayed as a standby is long past.
+            replayed: probe.flushed.or(probe.replayed).unwrap_or_default(),
             pending_restart: probe.pending_restart.clone(),
             kept: self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })

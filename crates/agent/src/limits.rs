@@ -16,6 +16,9 @@ pub const DISK_HEALTHY: Duration = Duration::from_millis(500);
 pub const CYCLE: Duration = Duration::from_millis(250);
 /// The coordinator looks at the cluster at least this often.
 pub const COORDINATE_EVERY: Duration = Duration::from_millis(100);
+/// A node that does not coordinate looks at least this often whether it should: silence tells
+/// nothing by itself, and the warden of consensus watches the leader more closely.
+pub const ATTEND_EVERY: Duration = Duration::from_millis(400);
 /// Heartbeat interval.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
 /// How long ending a walreceiver may take.

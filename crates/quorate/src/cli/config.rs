@@ -121,7 +121,11 @@ async fn apply(global: &Global, now: &DocumentVersion, text: &str, dry_run: bool
     let change =
         difference(&toml::to_string_pretty(&now.document)?, &toml::to_string_pretty(&document)?);
     if change.is_empty() {
-        println!("nothing to change: version {} says the same", now.version);
+        if global.json {
+            println!("{}", json!({ "version": now.version, "notes": [] }));
+        } else {
+            println!("nothing to change: version {} says the same", now.version);
+        }
         return Ok(());
     }
     let body = json!({

@@ -66,7 +66,7 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub const SEAL_AFTER: Duration = Duration::from_millis(200);
 
 /// How often the warden looks at leadership.
-pub const WARDEN_CYCLE: Duration = Duration::from_millis(50);
+pub const WARDEN_CYCLE: Duration = Duration::from_millis(100);
 
 /// How long a reluctant node sees no leader before it may campaign after all.
 pub const RELUCTANCE_MAX: Duration = Duration::from_millis(2500);

@@ -22,6 +22,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Sends a signal to a node's `quorate` process alone.
+    pub fn signal_quorate(&self, name: &str, signal: Signal) -> Result<()> {
+        let pid = self.node(name)?.pid().with_context(|| format!("{name} does not run"))?;
+        process::signal(pid, signal);
+        Ok(())
+    }
+
     /// Kills a node's postmaster (SIGKILL).
     pub fn kill_postmaster(&self, name: &str) -> Result<()> {
         process::signal(process::postmaster(&self.node(name)?.data_dir())?, Signal::KILL);

@@ -16,7 +16,7 @@ type Fault = fn(&mut Cluster, &str) -> Result<()>;
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Each brings itself to an end, so that the cluster can become healthy again.
-const FAULTS: [(&str, Fault); 8] = [
+const FAULTS: [(&str, Fault); 9] = [
     ("postmaster killed", |cluster, node| {
         // The fault before may have ended a postmaster a moment ago.
         cluster.wait_until(AGAIN, "there is a postmaster", || cluster.kill_postmaster(node).ok())
@@ -52,12 +52,30 @@ const FAULTS: [(&str, Fault); 8] = [
         elapse(cluster, Duration::from_secs(6))?;
         cluster.cont_postgres(node)
     }),
+    ("killed while the commit rule changes", |cluster, node| {
+        apply(cluster, "copies = 3\n")?;
+        cluster
+            .wait_until(AGAIN, "there is a postmaster", || cluster.kill_postmaster(node).ok())?;
+        // Whatever the rule has become, and whoever writes.
+        apply(cluster, "")
+    }),
     ("disk stalled", |cluster, node| {
         cluster.stall_disk(node)?;
         elapse(cluster, Duration::from_secs(6))?;
         cluster.release_disk(node)
     }),
 ];
+
+/// Changes the cluster document through whatever node takes it, as soon as one does.
+fn apply(cluster: &Cluster, document: &str) -> Result<()> {
+    let file = cluster.dir().join("document.toml");
+    std::fs::write(&file, document)?;
+    let file = file.to_str().context("a path of /tmp is text")?;
+    cluster.wait_until(AGAIN, "the document is taken", || {
+        let take = |n: &str| cluster.command(n, &["config", "apply", file]).ok();
+        cluster.nodes().iter().find_map(|n| take(n.name())).map(drop)
+    })
+}
 
 /// The fault itself lasts so long; whatever the cluster does meanwhile is right or wrong by the
 /// checks that follow.

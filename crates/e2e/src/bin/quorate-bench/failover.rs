@@ -24,9 +24,12 @@ pub(crate) struct Options {
     /// Repetitions of each fault.
     #[arg(long, default_value_t = 10)]
     runs: usize,
-    /// Only this fault.
+    /// Only this fault, and nothing else.
     #[arg(long)]
     only: Option<String>,
+    /// Minutes of full processor load, during which nothing may fail over.
+    #[arg(long, default_value_t = 10)]
+    load_minutes: u64,
 }
 
 struct Fault {
@@ -106,6 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |f: &&Fault| options.only.as_deref().is_none_or(|only| only == f.name);
     let faults: Vec<_> = FAULTS.iter().filter(wanted).collect();
     anyhow::ensure!(!faults.is_empty(), "no such fault: one of {}", names.join(", "));
+    println!("{}\n", machine()?);
     let mut cluster = start(&options.build, &binary)?;
     let mut rows = Vec::new();
     for fault in faults {
@@ -127,8 +131,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ];
     println!("{}", markdown(&head, &rows));
     if options.only.is_none() {
-        demo::run(&binary, options.build.bin_dir.as_deref(), 3)?;
+        demo::run(&binary, options.build.bin_dir.as_deref(), options.runs)?;
         load::idle(&options.build, Duration::from_secs(40))?;
+        load::busy(&options.build, Duration::from_secs(60 * options.load_minutes))?;
     }
     Ok(())
 }
@@ -204,6 +209,15 @@ fn settled(cluster: &Cluster) -> Result<String> {
         }
         (since.elapsed() > CALM).then_some(status.writer).flatten()
     })
+}
+
+/// What it was measured on.
+fn machine() -> Result<String> {
+    let processors = std::thread::available_parallelism()?;
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next());
+    let gib = kib.and_then(|k| k.parse::<u64>().ok()).unwrap_or_default() / 1024 / 1024;
+    Ok(format!("{processors} processors, {gib} GiB of memory, all nodes and clients on them"))
 }
 
 fn row(fault: &Fault, measured: &Measured) -> Vec<String> {

@@ -118,6 +118,14 @@ impl Cluster {
         self.binary.json(&self.node(node)?.dir, args)
     }
 
+    /// Replaces the cluster document through a running node.
+    pub fn apply(&self, node: &str, document: &str) -> Result<serde_json::Value> {
+        let file = self.dir.join("document.toml");
+        std::fs::write(&file, document)?;
+        let file = file.to_str().context("a path of /tmp is text")?;
+        self.command(node, &["config", "apply", file])
+    }
+
     /// Where the cluster's files are.
     pub fn dir(&self) -> &Path {
         &self.dir

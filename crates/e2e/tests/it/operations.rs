@@ -97,12 +97,7 @@ fn config_change_reaches_every_node() -> Result<()> {
     flows(&cluster, &workload)?;
     let before = cluster.wait_healthy()?;
     let writer = before.writer.clone().unwrap_or_default();
-    let apply = |text: &str| -> Result<serde_json::Value> {
-        let file = cluster.dir().join("document.toml");
-        std::fs::write(&file, text)?;
-        let file = file.to_str().context("a path of /tmp is text")?;
-        cluster.command(&writer, &["config", "apply", file])
-    };
+    let apply = |text| cluster.apply(&writer, text);
     let refusal = apply("copies = 99\n").err().context("copies = 99 was taken")?;
     scenario.step(format!("refused: {refusal:#}"));
     ensure!(cluster.status_of(&writer)?.document_version == before.document_version);
@@ -129,16 +124,13 @@ fn resources_are_raised_and_lowered() -> Result<()> {
     let cluster = Cluster::of(3).start()?;
     let workload = cluster.workload(patient(), &[]);
     flows(&cluster, &workload)?;
-    let document = cluster.dir().join("document.toml");
     for (text, wanted) in [
         ("[postgresql]\nmax_connections = \"150\"\n", "150"),
         ("[postgresql]\nmax_connections = \"120\"\nmax_locks_per_transaction = \"70\"\n", "120"),
         ("", "100"),
     ] {
         let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
-        std::fs::write(&document, text)?;
-        let file = document.to_str().context("a path of /tmp is text")?;
-        cluster.command(&writer, &["config", "apply", file]).or_else(|e| cluster.explain(e))?;
+        cluster.apply(&writer, text).or_else(|e| cluster.explain(e))?;
         cluster.wait_until(limits::RECOVER, "the writer knows that a restart is due", || {
             let status = cluster.status_of(&writer).ok()?;
             let due = &status.word(&writer)?.server.as_ref()?.pending_restart;

@@ -68,12 +68,8 @@ const FAULTS: [(&str, Fault); 9] = [
 
 /// Changes the cluster document through whatever node takes it, as soon as one does.
 fn apply(cluster: &Cluster, document: &str) -> Result<()> {
-    let file = cluster.dir().join("document.toml");
-    std::fs::write(&file, document)?;
-    let file = file.to_str().context("a path of /tmp is text")?;
     cluster.wait_until(AGAIN, "the document is taken", || {
-        let take = |n: &str| cluster.command(n, &["config", "apply", file]).ok();
-        cluster.nodes().iter().find_map(|n| take(n.name())).map(drop)
+        cluster.nodes().iter().find_map(|n| cluster.apply(n.name(), document).ok()).map(drop)
     })
 }
 

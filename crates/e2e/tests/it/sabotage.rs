@@ -56,10 +56,7 @@ fn promise(builder: Builder) -> Result<usize> {
         Scenario::new("a promise to a new term ends every acknowledgement to the old one");
     let cluster = builder.start()?;
     ensure!(cluster.wait_writer()? == "n1", "n1 does not write at first");
-    let document = cluster.dir().join("document.toml");
-    std::fs::write(&document, "suspect_after_ms = 300\n\n[nodes.n2]\npriority = 200\n")?;
-    let document = document.to_str().context("a path of /tmp is text")?;
-    cluster.command("n1", &["config", "apply", document])?;
+    cluster.apply("n1", "suspect_after_ms = 300\n\n[nodes.n2]\npriority = 200\n")?;
     cluster.wait_healthy()?;
     let workload = cluster.workload(patient(), &["n1"]);
     flows(&cluster, &workload)?;

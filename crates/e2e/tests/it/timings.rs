@@ -17,11 +17,8 @@ fn wal_only() -> Affected {
 }
 
 fn apply(cluster: &Cluster, document: &str) -> Result<()> {
-    let file = cluster.dir().join("document.toml");
-    std::fs::write(&file, document)?;
-    let file = file.to_str().context("a path of /tmp is text")?;
     let writer = cluster.wait_writer()?;
-    cluster.command(&writer, &["config", "apply", file]).or_else(|e| cluster.explain(e)).map(drop)
+    cluster.apply(&writer, document).or_else(|e| cluster.explain(e)).map(drop)
 }
 
 /// Waits until the only rule in force is one whose policy reads so.

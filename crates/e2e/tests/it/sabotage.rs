@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use quorate_e2e::binary::Binary;
 use quorate_e2e::cable::{Affected, Flow, Mode};
 use quorate_e2e::ledger::Outcome;

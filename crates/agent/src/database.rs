@@ -1,6 +1,7 @@
 //! The local server as the loop sees it: its process, its answers, and the steps that take time.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use quorate_replication::{RelayOptions, RelaySocket};
 use tokio::sync::{Notify, watch};
 
 use crate::limits::{
-    FREEZE_WAIT, HUNG_AFTER, KEPT_SEGMENTS_MAX, KEPT_TAILS_MAX, POSITION_POLL, PROBE_EVERY,
+    FREEZE_WAIT, HUNG_AFTER, KEPT_TAIL_BYTES_MAX, KEPT_TAILS_MAX, POSITION_POLL, PROBE_EVERY,
     PROBE_WAIT, PROMOTE_WAIT, START_WAIT,
 };
 
@@ -51,6 +52,10 @@ pub struct Database {
     /// Leads `pg_basebackup` and `pg_rewind` to the writer.
     pub copy: RelaySocket,
     facts: watch::Sender<Facts>,
+    /// Whether replay has paused because this server has less of something than its writer.
+    starves: AtomicBool,
+    /// What the server was started with.
+    started_with: Mutex<Option<Settings>>,
     /// Settings that this server keeps above the document's, because its writer has more.
     kept: Mutex<Vec<String>>,
     look: Notify,
@@ -75,6 +80,8 @@ impl Database {
             feed: relay(options.relay_dir.clone())?,
             copy: relay(copy_dir(&options))?,
             facts: watch::Sender::new(Facts::default()),
+            starves: AtomicBool::new(false),
+            started_with: Mutex::default(),
             kept: Mutex::default(),
             look: Notify::new(),
             segment_bytes: OnceLock::new(),
@@ -94,10 +101,40 @@ impl Database {
 
     /// Looks now, so that what is decided next is decided from the present.
     async fn refresh(&self) {
-        if let Ok(Ok(probe)) = tokio::time::timeout(PROBE_WAIT, self.admin.probe()).await {
-            let answered = Some(clock::now());
-            self.facts.send_replace(Facts { probe: Some(probe), answered });
+        match tokio::time::timeout(PROBE_WAIT, self.admin.probe()).await {
+            Ok(Ok(probe)) => {
+                self.feel_hunger(&probe).await;
+                let answered = Some(clock::now());
+                self.facts.send_replace(Facts { probe: Some(probe), answered });
+            }
+            // A server whose connections are all taken is busy, not hung.
+            Ok(Err(e)) if e.is_server_full() => {
+                self.facts.send_modify(|facts| {
+                    facts.answered = facts.probe.is_some().then(clock::now);
+                });
+            }
+            Ok(Err(_)) | Err(_) => {}
         }
+    }
+
+    /// Whether the server should be started anew with as much as its writer has.
+    pub fn starves(&self) -> bool {
+        self.starves.load(Ordering::Relaxed)
+    }
+
+    /// PostgreSQL pauses replay when the log says that the writer has more of something. A person
+    /// may have paused it as well: the control file, which names what the log said, tells.
+    async fn feel_hunger(&self, probe: &Probe) {
+        let paused = probe.startup_wait.as_deref() == Some("RecoveryPause");
+        let with = self.started_with.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let starves = match with.filter(|_| paused) {
+            Some(settings) => self.lowers(&settings).await.unwrap_or(false),
+            None => false,
+        };
+        if starves && !self.starves.swap(starves, Ordering::Relaxed) {
+            tracing::warn!("replay has paused: the writer has more of a resource than this server");
+        }
+        self.starves.store(starves, Ordering::Relaxed);
     }
 
     /// Looks at the server for ever.
@@ -224,10 +261,7 @@ impl Database {
             return self.rewound_end(term).await.map(Some);
         }
         let probe = self.admin.probe().await?;
-        let exhausted = probe
-            .startup_wait
-            .as_deref()
-            .is_some_and(|w| w == "RecoveryWalStream" || w == "RecoveryRetrieveRetryInterval");
+        let exhausted = probe.is_exhausted();
         let Some(mut report) = self.report(term).await? else {
             return Ok(None);
         };
@@ -253,6 +287,7 @@ impl Database {
     pub async fn start(&self, settings: &Settings) -> Result<(), Error> {
         let settings = self.at_least_the_writers(settings).await?;
         quorate_postgres::write_settings(&self.options, &settings)?;
+        *self.started_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         self.server.start().await?;
         self.admin.wait_ready(&self.server.status(), START_WAIT).await?;
         self.refresh().await;
@@ -306,7 +341,8 @@ impl Database {
             names.retain(|e| {
                 e.file_name().to_str().and_then(|n| segment(n, bytes)).is_some_and(|s| s >= first)
             });
-            for entry in names.iter().take(KEPT_SEGMENTS_MAX) {
+            let most = (KEPT_TAIL_BYTES_MAX / bytes).max(1) as usize;
+            for entry in names.iter().take(most) {
                 std::fs::copy(entry.path(), to.join(entry.file_name()))?;
             }
             let mut kept: Vec<_> = std::fs::read_dir(&home)?.flatten().collect();
@@ -356,14 +392,35 @@ impl Database {
         timeline: TimelineId,
         settings: &Settings,
     ) -> Result<Promoted, Error> {
+        let end = self.whole_end().await?;
         self.server.stop(Mode::Fast).await;
         quorate_postgres::write_settings(&self.options, settings)?;
+        *self.started_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings.clone());
         self.server.start_promoting(from, timeline).await?;
         self.admin.wait_ready(&self.server.status(), PROMOTE_WAIT).await?;
         let promoted = self.admin.self_promoted(timeline, PROMOTE_WAIT).await?;
+        if promoted.fork_lsn < end {
+            let reason = format!("it recovered to {} only, and had {end}", promoted.fork_lsn);
+            return Err(Error::Promote { target: timeline.0, reason });
+        }
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.refresh().await;
         Ok(promoted)
+    }
+
+    /// The end of the last whole record of a frozen standby: where replay comes to its end.
+    async fn whole_end(&self) -> Result<Lsn, Error> {
+        let deadline = clock::now() + PROMOTE_WAIT;
+        loop {
+            let probe = self.admin.probe().await?;
+            if let Some(replayed) = probe.replayed.filter(|_| probe.is_exhausted()) {
+                return Ok(replayed);
+            }
+            if clock::now() > deadline {
+                return Err(Error::Timeout { what: "replay's end", after: PROMOTE_WAIT });
+            }
+            tokio::time::sleep(POSITION_POLL).await;
+        }
     }
 
     /// Makes the first database.
@@ -431,7 +488,8 @@ fn lowered(settings: &Settings, control: &ControlData) -> Vec<(&'static str, u64
         .iter()
         .filter_map(|(in_control, name, default)| {
             let had = *control.least.get(in_control)?;
-            asked(name, *default).is_some_and(|v| v < had).then_some((*name, had))
+            // What PostgreSQL reads otherwise (`0x32`) is taken for too little.
+            asked(name, *default).is_none_or(|v| v < had).then_some((*name, had))
         })
         .collect()
 }

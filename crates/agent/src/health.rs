@@ -33,6 +33,13 @@ struct BeatAnswer {
 
 #[derive(Default)]
 struct Table {
+    /// When this process began to listen. What it granted before is forgotten.
+    started: Moment,
+    /// Until when an earlier process of this node may have granted leases.
+    forgotten: Moment,
+    /// Whether leases may be granted: the newest term that this node promised is known.
+    grants: bool,
+    members: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
     voters: BTreeSet<NodeId>,
     status: Option<NodeStatus>,
@@ -62,14 +69,19 @@ pub struct Health {
 }
 
 impl Health {
-    /// An empty table. Lease renewals go straight to `gate`.
-    pub fn new(me: NodeId, clock: fn() -> Moment, gate: Arc<Gate>) -> Arc<Self> {
+    /// A table that knows nobody yet. `promised` is the term that this node has promised, so that it
+    /// grants no lease below it. Lease renewals go straight to `gate`.
+    pub fn new(me: NodeId, promised: Term, clock: fn() -> Moment, gate: Arc<Gate>) -> Arc<Self> {
+        let timing = LeaseTiming::default();
+        let started = clock();
+        let forgotten = started + timing.length;
+        let table = Table { started, forgotten, term: promised, ..Table::default() };
         Arc::new(Self {
             me,
-            timing: LeaseTiming::default(),
+            timing,
             clock,
             gate,
-            table: Mutex::default(),
+            table: Mutex::new(table),
             changed: Notify::new(),
             news: watch::Sender::new(0),
         })
@@ -84,12 +96,26 @@ impl Health {
         self.news.send_modify(|n| *n += 1);
     }
 
-    /// Takes in the replicated facts that heartbeats depend on.
-    pub fn set_cluster(&self, term: Term, voters: BTreeSet<NodeId>, members: &BTreeSet<NodeId>) {
+    /// Takes in the replicated facts that heartbeats depend on. Without a promise (it was lost) this
+    /// node does not know which terms are over for it, and grants no lease.
+    pub fn set_cluster(
+        &self,
+        term: Term,
+        voters: BTreeSet<NodeId>,
+        members: &BTreeSet<NodeId>,
+        promised: bool,
+    ) {
         let mut table = self.table();
         self.learn(&mut table, term);
+        table.grants = promised;
         table.voters = voters;
+        table.members.clone_from(members);
         table.peers.retain(|n, _| members.contains(n));
+    }
+
+    /// Whether leases are asked for in this term.
+    pub fn asks(&self, term: Term) -> bool {
+        self.table().asking == Some(term)
     }
 
     /// Whether a refused connection releases the lease of the node behind it.
@@ -191,14 +217,14 @@ impl Health {
         let held = table.held_below(status.term);
         // Rounded up: the receiver must not think it over early.
         status.hold_ms = held.map_or(0, |until| until.since(now).as_millis() as u64 + 1);
-        status.hears = table
-            .peers
-            .iter()
-            .map(|(n, p)| {
-                let silent_ms = p.heard.map(|at| now.since(at).as_millis() as u64);
-                (*n, Hearing { silent_ms, gone: p.gone })
-            })
-            .collect();
+        // Of whom it never heard it can only say: not since this process began.
+        let hearing = |n: &NodeId| {
+            let peer = table.peers.get(n);
+            let heard = peer.and_then(|p| p.heard).unwrap_or(table.started);
+            let silent_ms = Some(now.since(heard).as_millis() as u64);
+            (*n, Hearing { silent_ms, gone: peer.is_some_and(|p| p.gone) })
+        };
+        status.hears = table.members.iter().filter(|n| **n != self.me).map(hearing).collect();
         status
     }
 }
@@ -206,7 +232,8 @@ impl Health {
 impl Table {
     /// Until when we owe a lease to a writer of a term below this one.
     fn held_below(&self, term: Term) -> Option<Moment> {
-        self.holds.range(..term).map(|(_, (_, until))| *until).max()
+        let held = self.holds.range(..term).map(|(_, (_, until))| *until).max();
+        held.max(Some(self.forgotten))
     }
 
     fn release(&mut self, node: NodeId, up_to: Option<Term>) {
@@ -275,6 +302,7 @@ impl Pulse for Health {
         if let Some(beat) = beat {
             if let Some(term) = beat.lease
                 && term >= table.term
+                && table.grants
             {
                 granted = true;
                 self.learn(&mut table, term);
@@ -322,5 +350,112 @@ impl Pulse for Health {
         if news {
             self.announce();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use quorate_core::Because;
+    use quorate_core::state::NodeKind;
+    use quorate_core::status::Doing;
+
+    use super::*;
+
+    thread_local!(static NOW: Cell<u64> = const { Cell::new(0) });
+
+    fn clock() -> Moment {
+        Moment(NOW.get() * 1_000_000)
+    }
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn health(me: &str, promised: u64) -> Arc<Health> {
+        Health::new(node(me), Term(promised), clock, Arc::new(Gate::new()))
+    }
+
+    fn join(health: &Health, term: u64, promised: bool) {
+        let members: BTreeSet<_> = ["a", "b", "c"].map(node).into();
+        health.set_cluster(Term(term), members.clone(), &members, promised);
+        let status = NodeStatus {
+            node: health.me,
+            kind: NodeKind::Data,
+            version: String::new(),
+            term: Term(term),
+            promised: promised.then_some(Term(term)),
+            doing: Doing::Following,
+            because: Because::default(),
+            progress: None,
+            report: None,
+            surrender: None,
+            server: None,
+            writer: None,
+            hears: BTreeMap::new(),
+            hold_ms: 0,
+            disk_ms: None,
+            document: 0,
+            coordinating: None,
+        };
+        health.set_status(status);
+    }
+
+    /// `from` beats to `to`, and hears the answer. Whether the lease was granted.
+    fn beat(from: &Health, to: &Health) -> bool {
+        let answer = to.heard(from.me, &from.beat(to.me));
+        from.answered(to.me, clock(), &answer);
+        serde_json::from_slice::<BeatAnswer>(&answer).unwrap().granted
+    }
+
+    #[test]
+    fn a_restarted_voter_honours_what_it_may_have_granted() {
+        NOW.set(10_000);
+        let (a, b, c) = (health("a", 4), health("b", 4), health("c", 4));
+        for h in [&a, &b, &c] {
+            join(h, 4, true);
+        }
+        NOW.set(20_000);
+        a.ask(Some(Term(4)));
+        assert!(beat(&a, &c), "a writes on the word of c");
+        // c's process is replaced; b is elected with its help.
+        NOW.set(20_300);
+        let c = health("c", 5);
+        join(&c, 5, true);
+        join(&b, 5, true);
+        beat(&c, &b);
+        assert!(!b.lease_clear(Term(5)), "a may still answer");
+        NOW.set(21_800);
+        beat(&c, &b);
+        NOW.set(21_802);
+        assert!(b.lease_clear(Term(5)));
+    }
+
+    #[test]
+    fn no_lease_is_granted_below_the_promise_or_without_one() {
+        NOW.set(10_000);
+        let (a, c) = (health("a", 4), health("c", 5));
+        join(&a, 4, true);
+        a.ask(Some(Term(4)));
+        assert!(!beat(&a, &c), "c knows no cluster yet");
+        // Its copy of the record is older than its promise.
+        join(&c, 4, true);
+        assert!(!beat(&a, &c));
+        let c = health("c", 0);
+        join(&c, 4, false);
+        assert!(!beat(&a, &c), "what was promised is lost");
+    }
+
+    #[test]
+    fn who_has_just_begun_to_listen_calls_nobody_silent() {
+        NOW.set(10_000);
+        let (b, c) = (health("b", 4), health("c", 4));
+        join(&b, 4, true);
+        join(&c, 4, true);
+        NOW.set(10_400);
+        beat(&c, &b);
+        let heard = b.status_of(node("c")).unwrap().hears[&node("a")];
+        assert_eq!(heard, Hearing { silent_ms: Some(400), gone: false });
     }
 }

@@ -55,7 +55,7 @@ pub const MEMBERSHIP_RETRY: Duration = Duration::from_secs(2);
 pub const REJOIN_WAIT: Duration = Duration::from_secs(5);
 /// How long a switchover waits, with clients held, for running statements to end.
 pub const QUIET_WAIT: Duration = Duration::from_millis(250);
-/// Log segments kept of one diverged tail: 1 GB with segments of the usual size.
-pub const KEPT_SEGMENTS_MAX: usize = 64;
+/// Bytes of log kept of one diverged tail.
+pub const KEPT_TAIL_BYTES_MAX: u64 = 1 << 30;
 /// Diverged tails kept on a node.
 pub const KEPT_TAILS_MAX: usize = 3;

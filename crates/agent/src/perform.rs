@@ -23,7 +23,12 @@ use crate::run::Memory;
 #[derive(Debug)]
 pub enum Message {
     /// The job ended.
-    JobDone(Outcome),
+    JobDone {
+        /// Its number.
+        job: u64,
+        /// How.
+        outcome: Outcome,
+    },
     /// What the job is at, in words.
     Progress(String),
     /// A commit set holds the marker that was written under this rule.
@@ -53,6 +58,8 @@ pub enum Outcome {
 
 /// A job in progress.
 pub struct Running {
+    /// Its number.
+    pub id: u64,
     /// Which.
     pub job: Job,
     /// The term it was decided in.
@@ -292,6 +299,8 @@ fn spawn_job(
     let Some(database) = node.parts.database.clone() else { return };
     let term = node.parts.consensus.state().authority.term;
     memory.progress = None;
+    memory.jobs += 1;
+    let id = memory.jobs;
     let (node, messages) = (Arc::clone(node), messages.clone());
     let rejoins = matches!(plan, Plan::Clone(..) | Plan::Rewind(..));
     let fork = if rejoins { memory.fork.take() } else { None };
@@ -320,9 +329,9 @@ fn spawn_job(
             tracing::warn!(what, why, "a step failed and is tried again");
             tokio::time::sleep(JOB_RETRY).await;
         }
-        let _ = messages.send(Message::JobDone(outcome)).await;
+        let _ = messages.send(Message::JobDone { job: id, outcome }).await;
     });
-    memory.job = Some(Running { job, term, task });
+    memory.job = Some(Running { id, job, term, task });
 }
 
 /// What is about to be dropped is kept aside. Rejoining does not wait for a full disk, though.

@@ -1,6 +1,6 @@
 //! The writer's machinery for one term: the virtual standby, tunnels to standbys, the marker.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_core::node::OwnReign;
@@ -37,15 +37,34 @@ pub struct Reign {
     closed: watch::Sender<bool>,
     standby: JoinHandle<()>,
     marker: Option<JoinHandle<()>>,
-    drain: Option<JoinHandle<()>>,
+    drain: Option<Drain>,
+    /// Why the planned switchover was given up; its plan is yet to be dropped.
+    pub gave_up: Option<String>,
     leased_until: Moment,
+}
+
+/// The preparation of a switchover.
+struct Drain {
+    task: JoinHandle<()>,
+    over: Over,
+}
+
+/// Whether the preparation is over. Held while the gate is closed for it, so that whoever ends it
+/// knows whether the gate is to be opened again.
+type Over = Arc<Mutex<bool>>;
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.task.abort();
+    }
 }
 
 impl Drop for Reign {
     fn drop(&mut self) {
         self.closed.send_replace(true);
         self.standby.abort();
-        for task in [self.marker.take(), self.drain.take()].into_iter().flatten() {
+        if let Some(task) = self.marker.take() {
             task.abort();
         }
     }
@@ -88,6 +107,7 @@ impl Reign {
             standby: tokio::spawn(standby.run()),
             marker: None,
             drain: None,
+            gave_up: None,
             leased_until: clock::now() + parts.health.lease_length(),
         })
     }
@@ -126,20 +146,34 @@ impl Reign {
         target: Option<NodeId>,
         messages: mpsc::Sender<Message>,
     ) {
-        if self.drain.is_some() {
+        if self.drain.is_some() || self.gave_up.is_some() {
             return;
         }
         let (node, term) = (Arc::clone(node), self.own.term);
-        self.drain = Some(tokio::spawn(async move {
-            let failed = drain(&node, term, target).await.err();
+        let over = Over::default();
+        let ours = Arc::clone(&over);
+        let task = tokio::spawn(async move {
+            let failed = drain(&node, term, target, &ours).await.err();
             let _ = messages.send(Message::Drained { term, failed }).await;
-        }));
+        });
+        self.drain = Some(Drain { task, over });
     }
 
-    /// Forgets a switchover that was given up.
-    pub fn resume(&mut self) {
+    /// Whether a switchover is being prepared, or is prepared.
+    pub fn drains(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// Ends the preparation of a switchover that does not happen: clients are let in again.
+    pub fn resume(&mut self, node: &Node) {
         self.drain = None;
         self.own.drained = false;
+        let gate = &node.parts.gate;
+        // Closed for the switchover, or for a later term: then the lease is not asked for any more.
+        if self.own.open && gate.term().is_none() && node.parts.health.asks(self.own.term) {
+            gate.open(self.own.term);
+            node.parts.health.renew_gate();
+        }
     }
 }
 
@@ -180,7 +214,7 @@ async fn marker_held(node: &Node, term: Term, timeline: TimelineId) -> bool {
 
 /// The writer's part of a switchover: checkpoint first (it shortens the old writer's recovery and
 /// costs nothing yet), then the clients are held, then the target gets everything.
-async fn drain(node: &Node, term: Term, target: Option<NodeId>) -> Result<(), String> {
+async fn drain(node: &Node, term: Term, target: Option<NodeId>, over: &Over) -> Result<(), String> {
     let parts = &node.parts;
     let database = parts.database.as_ref().ok_or("no database")?;
     let standbys = parts.aggregator.snapshot().links;
@@ -203,7 +237,13 @@ async fn drain(node: &Node, term: Term, target: Option<NodeId>) -> Result<(), St
         Ok(Err(e)) => return Err(format!("the checkpoint before it failed: {e}")),
         Err(_) => return Err("the checkpoint before it takes too long: try again".to_owned()),
     }
-    parts.gate.close();
+    {
+        let over = over.lock().unwrap_or_else(PoisonError::into_inner);
+        if *over {
+            return Err("it is not wanted any more".to_owned());
+        }
+        parts.gate.close();
+    }
     // Cut sessions end at once, but a statement that runs goes on to its end and its commit.
     let quiet = async {
         while database.admin.client_backends().await.unwrap_or(0) > 0 {

@@ -11,7 +11,7 @@ use quorate_core::status::{
 };
 use quorate_core::{Because, Lsn, Moment, NodeId, Term, TimelineId};
 use quorate_link::clock;
-use quorate_postgres::Promoted;
+use quorate_postgres::{Promoted, history as timeline_history};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::database;
@@ -30,6 +30,8 @@ pub struct Memory {
     pub promise: Promise,
     /// The job in progress.
     pub job: Option<Running>,
+    /// Jobs begun so far.
+    pub jobs: u64,
     /// What the job is at.
     pub progress: Option<String>,
     /// Why the last job failed; forgotten when one succeeds.
@@ -118,7 +120,8 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
     let term = state.authority.term;
     let members: BTreeSet<NodeId> = state.nodes.keys().copied().collect();
     let voters = parts.consensus.status().voters;
-    parts.health.set_cluster(term, voters, &members);
+    let promised = matches!(memory.promise, Promise::Kept(_));
+    parts.health.set_cluster(term, voters, &members, promised);
     let document = state.document();
     parts.health.set_strict(document.strict_reads);
     if memory.surrender.as_ref().is_some_and(|s| s.term < term) {
@@ -141,9 +144,20 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
     }
     if let Some(reign) = &mut memory.reign {
         reign.observe(node);
-        let planned = state.authority.switchover.is_some();
-        if !planned && reign.own.drained {
-            reign.resume();
+        match (&state.authority.switchover, &reign.gave_up) {
+            (None, _) => {
+                reign.gave_up = None;
+                if reign.drains() {
+                    reign.resume(node);
+                }
+            }
+            (Some(_), Some(why)) => {
+                let text = format!("switchover given up: {why}");
+                let because = Because::new("op-switchover", text);
+                let change = Change::DropSwitchover { term: reign.own.term, because };
+                spawn_proposal(node, memory, messages, "drop-switchover", change);
+            }
+            (Some(_), None) => {}
         }
     }
     let version = state.document_version();
@@ -199,6 +213,7 @@ impl Memory {
         Ok(Self {
             promise,
             job: None,
+            jobs: 0,
             progress: None,
             trouble: None,
             feed: Feed::Closed,
@@ -244,6 +259,7 @@ impl Memory {
             writer_waits: self.writer_waits.is_some_and(|at| clock::now().since(at) > REJOIN_WAIT),
             lease_clear: node.parts.health.lease_clear(term),
             restart: self.restart.is_some() && !self.restarting,
+            starved: node.parts.database.as_ref().is_some_and(|d| d.starves()),
             yields: self.stepped_down.is_some_and(|at| clock::now().since(at) < YIELD)
                 && !word.is_some_and(|w| w.serving),
         }
@@ -263,7 +279,12 @@ impl Memory {
 
     fn take(&mut self, node: &Arc<Node>, message: Message) {
         match message {
-            Message::JobDone(outcome) => self.job_done(node, outcome),
+            Message::JobDone { job, outcome } => {
+                // A job that was given up may have ended before it heard of that.
+                if self.job.as_ref().is_some_and(|running| running.id == job) {
+                    self.job_done(node, outcome);
+                }
+            }
             Message::Progress(text) => self.progress = Some(text),
             Message::Marked { term, rule } => {
                 if let Some(reign) = self.reign.as_mut().filter(|r| r.own.term == term)
@@ -285,16 +306,9 @@ impl Memory {
             reign.own.drained = true;
             return;
         };
-        reign.resume();
-        if reign.own.open {
-            node.parts.gate.open(term);
-            node.parts.health.renew_gate();
-        }
-        let because = Because::new("op-switchover", format!("switchover given up: {why}"));
-        let node = Arc::clone(node);
-        tokio::spawn(async move {
-            let _ = node.propose(Change::DropSwitchover { term, because }).await;
-        });
+        tracing::warn!(%term, why, "switchover given up, clients are let in again");
+        reign.gave_up = Some(why);
+        reign.resume(node);
     }
 
     fn job_done(&mut self, node: &Arc<Node>, outcome: Outcome) {
@@ -329,7 +343,7 @@ impl Memory {
                 self.report = Some(report);
             }
             Outcome::Promoted { term, promoted } => {
-                let forks = self.history(&promoted);
+                let forks = self.history(node, &promoted);
                 self.promoted = Some((term, promoted, forks));
             }
             Outcome::NotPromoted { term, why } => {
@@ -342,8 +356,15 @@ impl Memory {
     }
 
     /// The new timeline's history: that of the log it was promoted from, and the fork itself.
-    fn history(&self, promoted: &Promoted) -> Vec<(TimelineId, Lsn)> {
-        let Some(report) = &self.report else { return Vec::new() };
+    fn history(&self, node: &Node, promoted: &Promoted) -> Vec<(TimelineId, Lsn)> {
+        let Some(report) = &self.report else {
+            // This process began after the report was made: the server's own file says it.
+            let file =
+                node.parts.database.as_ref().map(|d| timeline_history(&d.options, promoted.tli));
+            return file
+                .and_then(|f| f.inspect_err(|e| tracing::error!(error = %e, "no history")).ok())
+                .unwrap_or_default();
+        };
         let owner = report.owner();
         let mut forks: Vec<_> =
             report.forks.iter().copied().take_while(|(t, _)| *t != owner).collect();
@@ -357,28 +378,29 @@ impl Memory {
                 self.fork = Some(fork);
                 if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
                     self.feed = Feed::Diverged { term };
-                    // The answer will not change: nobody asks again until the log has changed.
-                    if let Some(database) = &node.parts.database {
-                        database.feed.set_target(None);
-                    }
-                    // Its start would wait for ever for log that never comes.
-                    if self.data == Data::Incomplete
-                        && let Some(running) = self.job.take()
-                    {
-                        running.cancel();
-                    }
+                    self.ask_no_more(node);
                 }
             }
             FeedNews::LogGone { term } => {
-                let ours = matches!(self.feed, Feed::Open { term: t, .. } if t == term);
-                if let Some(database) = node.parts.database.as_ref().filter(|_| ours) {
+                if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
                     tracing::warn!(%term, "too far behind: the database must be copied again");
-                    if let Err(e) = database.spoil() {
-                        tracing::error!(error = %e, "cannot mark the data");
-                    }
-                    self.data = perform::data_of(node);
+                    self.feed = Feed::LogGone { term };
+                    self.ask_no_more(node);
                 }
             }
+        }
+    }
+
+    /// The writer's answer will not change until the log here has.
+    fn ask_no_more(&mut self, node: &Node) {
+        if let Some(database) = &node.parts.database {
+            database.feed.set_target(None);
+        }
+        // Its start would wait for ever for log that never comes.
+        if self.data == Data::Incomplete
+            && let Some(running) = self.job.take()
+        {
+            running.cancel();
         }
     }
 
@@ -427,7 +449,7 @@ fn publish(node: &Arc<Node>, memory: &Memory, state: &State, decision: &Decision
         doing: attached(node, memory, decision.doing),
         because: decision.because.clone(),
         progress: memory.progress.clone().or_else(|| memory.trouble.clone()),
-        report: memory.report.clone(),
+        report: memory.report.as_ref().map(Report::trimmed),
         surrender: memory.surrender.clone(),
         server: database.and_then(|d| d.status()),
         writer: memory.reign.as_ref().map(|r| writer_status(node, r)),

@@ -343,7 +343,7 @@ fn writer_may_report(view: &ClusterView<'_>, late: &BTreeSet<NodeId>) -> bool {
     })
 }
 
-/// Among equal logs: whom the operator named, then priority, then the newest rule's cohort, then
+/// Among equal logs: who can be heard, whom the operator named, then priority, then the newest rule's cohort, then
 /// the zone of the former writer, then the name.
 fn choose(
     view: &ClusterView<'_>,
@@ -372,6 +372,8 @@ fn choose(
         .max_by_key(|n| {
             let newest = authority.rule().is_some_and(|r| r.cohort.contains(n));
             (
+                // It may have fallen silent since it reported.
+                view.hears(**n),
                 authority.preferred == Some(**n),
                 !leaving(n),
                 document.node(**n).priority,

@@ -41,8 +41,6 @@ pub const COORDINATOR_GAP: Duration = Duration::from_secs(5);
 pub const COHORT_ENTRY_LAG: u64 = 16 * 1024 * 1024;
 /// Lag within which a switchover may start.
 pub const SWITCHOVER_LAG: u64 = 1024 * 1024;
-/// A switchover that has not begun its election by then is given up.
-pub const SWITCHOVER_WAIT: Duration = Duration::from_secs(15);
 /// Failovers for crashes within [`FLAP_WINDOW`] after which the next ones are slowed.
 pub const FLAP_MAX: usize = 6;
 /// The window that [`FLAP_MAX`] counts in.

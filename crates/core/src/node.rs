@@ -9,7 +9,7 @@ use crate::authority::{Phase, Reign};
 use crate::report::Report;
 use crate::state::{NodeKind, State};
 use crate::status::{Doing, Surrender, SurrenderReason};
-use crate::{Because, NodeId, Rule, Term, TimelineId};
+use crate::{Because, NodeId, Policy, Rule, Term, TimelineId};
 
 /// The promise file (rule R2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,11 @@ pub enum Feed {
         /// The writer's term.
         term: Term,
     },
+    /// The writer of this term no longer keeps the log that is needed.
+    LogGone {
+        /// The writer's term.
+        term: Term,
+    },
 }
 
 /// A writer's own progress in its term.
@@ -143,6 +148,9 @@ pub struct NodeView<'a> {
     pub lease_clear: bool,
     /// A restart of the server was asked for.
     pub restart: bool,
+    /// The server runs with less of something than its writer has: PostgreSQL has paused its replay
+    /// and would not promote it.
+    pub starved: bool,
     /// This node gave a term up a moment ago, and the next writer does not serve yet.
     pub yields: bool,
 }
@@ -299,6 +307,12 @@ fn electing(view: &NodeView<'_>) -> Decision {
             let text = format!("term {term} began: stopping the server of the old term");
             act(vec![Action::Fence, Action::StopServer], Doing::Fenced, "R3", text)
         }
+        (Data::Ready, Server::Standby) if view.starved => act(
+            vec![Action::CloseFeed, Action::StopServer],
+            Doing::Recovering,
+            "R3",
+            "restarting with as much as the former writer had, to be able to take over",
+        ),
         (Data::Ready, Server::Standby) if view.report.is_some_and(|r| r.term == term) => {
             idle(Doing::Frozen, "R3", format!("reported for term {term}"))
         }
@@ -322,7 +336,9 @@ fn others_suffice(view: &NodeView<'_>) -> bool {
     let authority = &view.state.authority;
     let mut others = authority.cohort();
     others.remove(&view.me);
-    authority.rules.iter().all(|r| r.election_satisfied(&others))
+    // Where commits may be on one node alone, its report is worth more than time.
+    let lossless = |r: &Rule| r.policy != Policy::WriterOnly;
+    authority.rules.iter().all(|r| lossless(r) && r.election_satisfied(&others))
 }
 
 /// Whether this node is to make the first database: the cluster has never had one.
@@ -485,7 +501,9 @@ fn following(view: &NodeView<'_>) -> Decision {
             "R14",
             format!("rewound: starting with {writer}'s log at hand"),
         ),
-        (Data::Incomplete, _) if !matches!(view.feed, Feed::Diverged { .. }) => {
+        (Data::Incomplete, _)
+            if !matches!(view.feed, Feed::Diverged { .. } | Feed::LogGone { .. }) =>
+        {
             idle(Doing::Recovering, "R14", "rewound: replaying the writer's log")
         }
         (Data::Missing | Data::Spoilt | Data::Incomplete, _) if view.writer_open => act(
@@ -518,6 +536,10 @@ fn standby(view: &NodeView<'_>, writer: NodeId) -> Decision {
     if view.restart {
         return act(vec![Action::ShutServer], Doing::Recovering, "op-restart", "restarting");
     }
+    if view.starved {
+        let text = format!("restarting with as much as {writer} has: replay had paused");
+        return act(vec![Action::ShutServer], Doing::Recovering, "rejoin", text);
+    }
     match view.feed {
         Feed::Open { from, term: t } if from == writer && t == term => {
             idle(Doing::Following, "following", format!("follows {writer}"))
@@ -538,7 +560,18 @@ fn standby(view: &NodeView<'_>, writer: NodeId) -> Decision {
         Feed::Diverged { term: t } if t == term => {
             idle(Doing::Detached, "R14", format!("diverged; waiting for {writer} to open"))
         }
-        Feed::Closed | Feed::Open { .. } | Feed::Diverged { .. } => act(
+        Feed::LogGone { term: t } if t == term && (view.writer_serving || view.writer_waits) => {
+            act(
+                vec![Action::CloseFeed, Action::Clone { from: writer, term }],
+                Doing::Cloning,
+                "rejoin",
+                format!("{writer} no longer has the log that is needed: copying the database anew"),
+            )
+        }
+        Feed::LogGone { term: t } if t == term => {
+            idle(Doing::Detached, "rejoin", format!("too far behind; waiting for {writer} to open"))
+        }
+        Feed::Closed | Feed::Open { .. } | Feed::Diverged { .. } | Feed::LogGone { .. } => act(
             vec![Action::CloseFeed, Action::Follow { writer, term }],
             Doing::Detached,
             "R4",

@@ -35,6 +35,14 @@ impl Report {
         owner(self.timeline, self.lsn, &self.forks)
     }
 
+    /// The same with no more of the history than its owner is found by, for messages whose size must
+    /// not grow with the cluster's age.
+    #[must_use]
+    pub fn trimmed(&self) -> Self {
+        let settled = self.forks.iter().rposition(|(_, end)| *end < self.lsn).unwrap_or_default();
+        Self { forks: self.forks[settled..].to_vec(), ..self.clone() }
+    }
+
     /// This report as a comparable position. Timelines no reign is known for predate the cluster,
     /// or their reigns are forgotten: those keep their order among each other.
     pub fn position(&self, reign_of: &BTreeMap<TimelineId, Term>) -> Position {
@@ -173,6 +181,24 @@ mod tests {
         assert!(old < newer && newer < kept, "{old:?} {newer:?} {kept:?}");
         let foreign = report(99, 5000, &[]).position(&reigns);
         assert!(foreign < kept, "nobody granted that timeline");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_trimmed_report_has_the_same_owner(
+            steps in proptest::collection::vec((1u32..4, 0u64..50), 0..12), lsn in 0u64..400,
+        ) {
+            let (mut timeline, mut end, mut forks) = (0, 0, Vec::new());
+            for (up, on) in steps {
+                timeline += up;
+                end += on;
+                forks.push((timeline, end));
+            }
+            let full = report(timeline + 1, lsn, &forks);
+            let trimmed = full.trimmed();
+            proptest::prop_assert_eq!(trimmed.owner(), full.owner());
+            proptest::prop_assert_eq!(trimmed.forks.is_empty(), full.forks.is_empty());
+        }
     }
 
     fn history_pairs() -> Vec<(u32, u64)> {

@@ -38,5 +38,9 @@ pub const STATEMENT_LIMIT: Duration = Duration::from_secs(1);
 pub const LOGIN_PAUSE: Duration = Duration::from_millis(10);
 /// Size of an HTTP answer that is read.
 pub const ANSWER_MAX: u64 = 4 * 1024 * 1024;
+/// Sessions that a crowd opens before it gives up finding a limit.
+pub const CROWD_MAX: usize = 300;
+/// Times that a crowd tries to take all places of an application.
+pub const CROWD_TRIES: usize = 20;
 /// Identifiers that a failed check names.
 pub const NAMED_MAX: usize = 10;

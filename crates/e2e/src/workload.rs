@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
@@ -107,6 +107,79 @@ pub fn sql_through(login: &Login, gateway: SocketAddr, sql: &str) -> Result<loca
     let mut config = login.config();
     config.host(gateway.ip().to_string()).port(gateway.port());
     local::run(&config, sql, limits::ADMIN_QUERY)
+}
+
+/// Sessions that do nothing but be there.
+#[derive(Debug)]
+pub struct Crowd {
+    config: Config,
+    sessions: Vec<(Client, JoinHandle<()>)>,
+}
+
+impl Crowd {
+    /// Opens sessions through a gateway until the server takes no more.
+    pub fn gather(login: &Login, gateway: SocketAddr) -> Result<Self> {
+        let mut config = login.config();
+        config.host(gateway.ip().to_string()).port(gateway.port());
+        let mut crowd = Self { config, sessions: Vec::new() };
+        crowd.grow()?;
+        Ok(crowd)
+    }
+
+    fn grow(&mut self) -> Result<()> {
+        while self.sessions.len() < limits::CROWD_MAX {
+            match runtime().block_on(self.config.connect(NoTls)) {
+                Ok((client, connection)) => {
+                    let driver = async move { drop(connection.await) };
+                    self.sessions.push((client, runtime().spawn(driver)));
+                }
+                Err(error) => {
+                    let full = error.code().is_some_and(|c| c.code() == "53300");
+                    anyhow::ensure!(full, "session {}: {error:#}", self.sessions.len());
+                    return Ok(());
+                }
+            }
+        }
+        bail!("{} sessions were let in", limits::CROWD_MAX)
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Ends the backends of another application and takes their places. Whether it has none left;
+    /// where places are reserved for it, it keeps some.
+    pub fn crowd_out(&mut self, application: &str) -> Result<bool> {
+        let theirs =
+            format!("FROM pg_catalog.pg_stat_activity WHERE application_name = '{application}'");
+        for _ in 0..limits::CROWD_TRIES {
+            self.ask(&format!("SELECT pg_catalog.pg_terminate_backend(pid) {theirs}"))?;
+            self.grow()?;
+            if self.ask(&format!("SELECT count(*) {theirs}"))? == "0" {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn ask(&self, sql: &str) -> Result<String> {
+        let (client, _) = self.sessions.first().context("nobody is there")?;
+        let messages = runtime().block_on(client.simple_query(sql))?;
+        let first = messages.iter().find_map(|m| match m {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        Ok(first.unwrap_or_default())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for (_, driver) in &self.sessions {
+            driver.abort();
+        }
+    }
 }
 
 impl Workload {

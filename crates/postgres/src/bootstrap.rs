@@ -30,7 +30,7 @@ pub enum Directory {
 }
 
 /// In PostgreSQL's single-user mode one line is one statement.
-const SETUP: [&str; 9] = [
+const SETUP: [&str; 10] = [
     "CREATE ROLE quorate LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE",
     "GRANT pg_monitor, pg_signal_backend, pg_checkpoint TO quorate",
     "GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_wal_replay_pause(), \
@@ -41,6 +41,8 @@ const SETUP: [&str; 9] = [
     // From version 16 on.
     "DO $$ BEGIN IF to_regprocedure('pg_catalog.pg_log_standby_snapshot()') IS NOT NULL THEN \
      GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO quorate; END IF; END $$",
+    "DO $$ BEGIN IF to_regrole('pg_use_reserved_connections') IS NOT NULL THEN \
+     GRANT pg_use_reserved_connections TO quorate; END IF; END $$",
     "CREATE SCHEMA quorate AUTHORIZATION quorate",
     "CREATE TABLE quorate.term (term bigint NOT NULL, timeline int NOT NULL, \
      node text NOT NULL, at timestamptz NOT NULL)",
@@ -53,7 +55,7 @@ impl Default for BootstrapOptions {
         Self {
             superuser_password: String::new(),
             locale: "C.UTF-8".to_owned(),
-            wal_segment_megabytes: 16,
+            wal_segment_megabytes: 4,
             data_checksums: true,
         }
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::files::{read, replace, sync_dir};
-use crate::{Error, PORT, ROLE, ServerOptions, User};
+use crate::{Error, PORT, ROLE, ServerOptions, User, tool};
 
 /// What of the owned settings can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,12 +192,24 @@ fn constant(options: &ServerOptions) -> Result<Vec<(&'static str, String)>, Erro
         ("restart_after_crash", "off"),
         ("recovery_target_timeline", "latest"),
         ("recovery_min_apply_delay", "0"),
+        // No target: a standby never stops, and never promotes itself, at one.
+        ("recovery_target", ""),
+        ("recovery_target_lsn", ""),
+        ("recovery_target_name", ""),
+        ("recovery_target_time", ""),
+        ("recovery_target_xid", ""),
+        ("recovery_end_command", ""),
         ("restore_command", ""),
         ("password_encryption", "scram-sha-256"),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
     ];
-    Ok(pairs.map(|(name, value)| (name, value.to_owned())).into())
+    let mut pairs = Vec::from(pairs.map(|(name, value)| (name, value.to_owned())));
+    if options.install.major >= 16 {
+        // For ourselves, when applications have taken all other connections.
+        pairs.push(("reserved_connections", "5".to_owned()));
+    }
+    Ok(pairs)
 }
 
 /// Owned settings that follow from [`Settings`] or that a reload may change.
@@ -276,6 +288,29 @@ fn render(options: &ServerOptions, settings: &Settings) -> Result<String, Error>
 pub fn check(options: &ServerOptions, name: &str, value: &str) -> Result<(), Error> {
     let parameters = BTreeMap::from([(name.to_owned(), value.to_owned())]);
     render(options, &Settings { parameters, ..Settings::default() }).map(drop)
+}
+
+/// Whether PostgreSQL takes this value: its own program reads it, as it would at a start.
+///
+/// # Errors
+/// [`Error::Setting`] with PostgreSQL's reason, [`Error::Io`].
+pub async fn judge(options: &ServerOptions, name: &str, value: &str) -> Result<(), Error> {
+    let mut command = tool::command(options, "postgres");
+    command.arg("-D").arg(&options.data_dir).args(["-C", name]);
+    command.arg("-c").arg(format!("{name}={value}")).current_dir(&options.data_dir);
+    let mut said = Vec::new();
+    let outcome = tool::run(command, None, |line| {
+        said.extend(
+            ["FATAL:  ", "HINT:  "]
+                .iter()
+                .find_map(|mark| Some(line.split_once(mark)?.1.to_owned())),
+        );
+    })
+    .await?;
+    if outcome.status.success() {
+        return Ok(());
+    }
+    Err(Error::Setting { name: name.to_owned(), reason: said.join(" ") })
 }
 
 fn check_parameter(name: &str, value: &str, owned: &[&str]) -> Result<(), Error> {
@@ -380,6 +415,7 @@ mod tests {
             ("primary_conninfo", "host=x"),
             ("hba_file", "/x"),
             ("include_dir", "/x"),
+            ("recovery_target", "immediate"),
             ("work mem", "1"),
             ("work_mem", "1\nfsync=off"),
         ] {

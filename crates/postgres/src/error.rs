@@ -187,6 +187,15 @@ impl Error {
         }
     }
 
+    /// Whether the server answered that all its connections are taken: it lives.
+    pub fn is_server_full(&self) -> bool {
+        let code = match self {
+            Self::Connect(source) | Self::Sql { source, .. } => source.code(),
+            _ => None,
+        };
+        code == Some(&tokio_postgres::error::SqlState::TOO_MANY_CONNECTIONS)
+    }
+
     /// What a person should do, as one sentence.
     pub fn hint(&self) -> &'static str {
         match self {

@@ -34,7 +34,8 @@ mod tool;
 pub use bootstrap::{BootstrapOptions, Directory, bootstrap, examine};
 pub use clone::{Cloned, Rewound, clone_from, rewind_from};
 pub use conf::{
-    Settings, SynchronousCommit, WalLevel, Written, check as check_setting, write as write_settings,
+    Settings, SynchronousCommit, WalLevel, Written, check as check_setting, judge as judge_setting,
+    write as write_settings,
 };
 pub use controldata::{ControlData, log_end, read as read_control_data};
 pub use deathsig::become_subreaper;

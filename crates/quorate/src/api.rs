@@ -189,7 +189,12 @@ async fn check_settings(api: &Api, document: &Document) -> Result<Vec<String>, P
             .ok_or_else(|| refused(format!("postgresql.{name}: PostgreSQL has no such setting")))?;
         quorate_postgres::check_setting(&database.options, name, value)
             .map_err(|e| refused(format!("in [postgresql]: {e}")))?;
-        crate::config::check_setting(setting, name, value).map_err(refused)?;
+        // A name with a dot belongs to an extension, which judges when it is loaded.
+        if !name.contains('.') {
+            quorate_postgres::judge_setting(&database.options, name, value)
+                .await
+                .map_err(|e| refused(format!("in [postgresql]: {e}")))?;
+        }
         if setting.context == "postmaster" {
             notes.push(format!(
                 "{name} takes effect at a restart: `quorate restart --rolling` does it, standbys \

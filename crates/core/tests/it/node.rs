@@ -29,6 +29,7 @@ fn view(state: &State) -> NodeView<'_> {
         lease_clear: false,
         restart: false,
         yields: false,
+        starved: false,
     }
 }
 

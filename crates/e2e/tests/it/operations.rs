@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use quorate_e2e::workload::Options;
+use quorate_e2e::workload::{Crowd, Options};
 use quorate_e2e::{Cluster, Scenario, limits, local, process};
+use rustix::process::Signal;
 
 use crate::common::{flows, patient, settle, standbys};
 
@@ -28,6 +29,109 @@ fn switchover_there_and_back() -> Result<()> {
         scenario.step(format!("{target} writes; longest gap {gap:?}"));
         ensure!(gap < Duration::from_secs(5), "a pause of {gap:?}");
     }
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn switchover_that_is_given_up() -> Result<()> {
+    let scenario = Scenario::new(
+        "a switchover to a standby that does not catch up is given up: clients are let in again, the \
+         writer stays, and the next switchover works",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let before = cluster.wait_healthy()?;
+    let writer = before.writer.clone().unwrap_or_default();
+    let target = cluster.others(&writer).swap_remove(0);
+    let receiver = [cluster.walreceiver(&target)?];
+    process::signal_all(&receiver, Signal::STOP);
+    let given_up = cluster.command(&writer, &["switchover", "--to", &target]);
+    let given_up = format!("{:#}", given_up.err().context("it took over without the log")?);
+    ensure!(given_up.contains("did not catch up"), "{given_up}");
+    process::signal_all(&receiver, Signal::CONT);
+    // Long enough for whatever the attempt left behind to do harm.
+    let since = Instant::now();
+    cluster.wait_until(Duration::from_secs(20), "4 s passed", || {
+        (since.elapsed() > Duration::from_secs(4)).then_some(())
+    })?;
+    flows(&cluster, &workload)?;
+    let after = cluster.wait_healthy()?;
+    ensure!(after.term == before.term, "term {} became {}", before.term, after.term);
+    let late = workload.snapshot().longest_gap(since, Instant::now());
+    ensure!(late < Duration::from_secs(1), "a gap of {late:?} after it was given up");
+    cluster.command(&writer, &["switchover", "--to", &target]).or_else(|e| cluster.explain(e))?;
+    ensure!(cluster.wait_writer()? == target, "{target} does not write");
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn standbys_with_less_than_the_writer() -> Result<()> {
+    let scenario = Scenario::new(
+        "one node alone was restarted with more connections and becomes the writer: replay pauses on \
+         the others, and they restart with as much by themselves",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let more = cluster.others(&writer).swap_remove(0);
+    cluster.apply(&writer, "[postgresql]\nmax_connections = \"150\"\n")?;
+    cluster.command(&writer, &["restart", &more]).or_else(|e| cluster.explain(e))?;
+    cluster.wait_healthy()?;
+    cluster.command(&writer, &["switchover", "--to", &more]).or_else(|e| cluster.explain(e))?;
+    for name in cluster.others(&more) {
+        let socket = cluster.node(&name)?.socket_dir();
+        cluster.wait_until(limits::REJOIN, &format!("{name} has as much"), || {
+            (local::one(&socket, "SHOW max_connections").ok()? == "150").then_some(())
+        })?;
+    }
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn applications_that_take_every_connection_depose_nobody() -> Result<()> {
+    let scenario = Scenario::new(
+        "applications hold every connection of the writer, and Quorate loses its own: the writer stays",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let before = cluster.wait_healthy()?;
+    let writer = before.writer.clone().unwrap_or_default();
+    let gateway = cluster.gateways(&[&writer]).swap_remove(0);
+    let mut crowd = Crowd::gather(cluster.login(), gateway.addr)?;
+    let alone = crowd.crowd_out("quorate agent")?;
+    scenario.step(format!("{} sessions are open; Quorate has none: {alone}", crowd.size()));
+    let since = Instant::now();
+    cluster.wait_until(Duration::from_secs(30), "8 s passed", || {
+        (since.elapsed() > Duration::from_secs(8)).then_some(())
+    })?;
+    let after = cluster.status_of(&writer)?;
+    ensure!(after.term == before.term, "term {} became {}", before.term, after.term);
+    drop(crowd);
+    let workload = cluster.workload(patient(), &[]);
+    flows(&cluster, &workload)?;
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn read_only_by_default_keeps_no_writer_from_opening() -> Result<()> {
+    let scenario = Scenario::new(
+        "default_transaction_read_only = on for applications: authority moves all the same",
+    );
+    let cluster = Cluster::of(3).start()?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    cluster.apply(&writer, "[postgresql]\ndefault_transaction_read_only = \"on\"\n")?;
+    let home = cluster.node(&writer)?.socket_dir();
+    cluster.wait_until(limits::RECOVER, "applications only read", || {
+        (local::one(&home, "SHOW default_transaction_read_only").ok()? == "on").then_some(())
+    })?;
+    cluster.kill_postmaster(&writer)?;
+    let new = cluster.wait_other_writer(&writer)?;
+    scenario.step(format!("{new} writes"));
+    cluster.apply(&new, "").or_else(|e| cluster.explain(e))?;
+    let workload = cluster.workload(patient(), &[]);
+    cluster.wait_healthy()?;
+    flows(&cluster, &workload)?;
     settle(&scenario, &cluster, workload)
 }
 

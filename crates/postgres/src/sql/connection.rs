@@ -35,6 +35,8 @@ pub(super) struct Answer {
 impl Lane {
     pub(super) fn new(options: &ServerOptions, bounded: bool) -> Self {
         let timeout = if bounded { PROBE_TIMEOUT.as_millis() } else { 0 };
+        // Defaults that an operator sets for applications must not reach these connections.
+        let newer = if options.install.major >= 17 { " -c transaction_timeout=0" } else { "" };
         let mut config = Config::new();
         config
             .host_path(&options.run_dir)
@@ -45,7 +47,9 @@ impl Lane {
             .connect_timeout(CONNECT_TIMEOUT)
             .options(format!(
                 "-c search_path=pg_catalog -c synchronous_commit=off \
-                 -c statement_timeout={timeout} -c standard_conforming_strings=on"
+                 -c statement_timeout={timeout} -c standard_conforming_strings=on \
+                 -c default_transaction_read_only=off -c lock_timeout=0 \
+                 -c idle_session_timeout=0{newer}"
             ));
         Self { config, idle: Mutex::new(None) }
     }

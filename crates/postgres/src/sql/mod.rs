@@ -102,7 +102,8 @@ impl Admin {
     /// [`Error::Connect`].
     pub async fn warm(&self) -> Result<(), Error> {
         self.questions.row("warm up", "SELECT 1").await?;
-        self.marker.row("warm up", "SELECT 1").await.map(drop)
+        self.marker.row("warm up", "SELECT 1").await?;
+        self.slow.row("warm up", "SELECT 1").await.map(drop)
     }
 
     /// Records the writer in `quorate.term` by one synchronous transaction. Returns when the

@@ -46,6 +46,15 @@ pub struct WalReceiver {
     pub status: Option<String>,
 }
 
+impl Probe {
+    /// Whether the startup process of a standby has come to the end of all log here: what was
+    /// replayed is then the end of the last whole record.
+    pub fn is_exhausted(&self) -> bool {
+        let wait = self.startup_wait.as_deref();
+        matches!(wait, Some("RecoveryWalStream" | "RecoveryRetrieveRetryInterval"))
+    }
+}
+
 /// Functions are evaluated after the rows they stand beside were read, so `wait_event` is older
 /// than the positions: "all local WAL is replayed" cannot be claimed of a position read before.
 /// Recovery ends once and for ever, so a `CASE` that found it over stays right.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use quorate_core::{Lsn, NodeId, Term, TimelineId};
 use quorate_postgres::{
     Cancelled, Directory, DiskProbe, Error, Marker, Mode, Settings, Status, Written, bootstrap,
-    examine, read_control_data, reserve_timelines, write_settings,
+    examine, judge_setting, read_control_data, reserve_timelines, write_settings,
 };
 
 use crate::harness::{
@@ -135,6 +135,15 @@ async fn settings_reload_or_say_that_they_wait_for_a_restart() {
     node.stop().await;
     node.start().await;
     assert_eq!(node.sql("SHOW max_wal_senders").await, "33");
+    for (name, value, reason) in [
+        ("work_mem", "64megabytes", "Valid units"),
+        ("work_mem", "900TB", "range"),
+        ("log_min_messages", "foo", "Available values"),
+    ] {
+        let err = judge_setting(&node.options, name, value).await.unwrap_err().to_string();
+        assert!(err.contains(value) && err.contains(reason), "{err}");
+    }
+    judge_setting(&node.options, "work_mem", "64 MB").await.unwrap();
     // What the fence rests on is beyond the superuser.
     node.promote(2).await;
     node.sql("ALTER SYSTEM SET listen_addresses = '*'").await;

@@ -12,13 +12,13 @@ use quorate_agent::node::wall_millis;
 use quorate_agent::promise::PromiseFile;
 use quorate_agent::{Database, Node, Order, Parts};
 use quorate_consensus::{Consensus, Dial, Dialling, Options};
+use quorate_core::node::Promise;
 use quorate_core::state::{Change, Command, NodeKind, State};
 use quorate_core::{Answer, Because, NodeId, Term};
 use quorate_gateway::{Frontend, FrontendOptions, Gate, Sessions, SessionsOptions};
 use quorate_link::{Authority, Heartbeats, Identity, Links, clock};
 use quorate_postgres::{Install, Mode, ServerOptions, User};
 use quorate_replication::Aggregator;
-use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -98,7 +98,12 @@ async fn assemble(config: &Config) -> Result<(Arc<Node>, mpsc::Receiver<Order>)>
             .await
             .map_err(|e| told(&e, e.hint()))?;
     let gate = Arc::new(Gate::new());
-    let health = Health::new(me, clock::now, Arc::clone(&gate));
+    let promise = PromiseFile::new(config.promise(), cluster);
+    let promised = match promise.read()? {
+        Some(Promise::Kept(term)) => term,
+        Some(Promise::Lost) | None => Term::default(),
+    };
+    let health = Health::new(me, promised, clock::now, Arc::clone(&gate));
     links.set_peers(peers(config, &consensus.state()));
     let pulse: Arc<dyn quorate_link::Pulse> = Arc::clone(&health) as _;
     let every = quorate_agent::limits::HEARTBEAT_EVERY;
@@ -115,7 +120,7 @@ async fn assemble(config: &Config) -> Result<(Arc<Node>, mpsc::Receiver<Order>)>
         gate,
         aggregator: Aggregator::new(),
         database,
-        promise: PromiseFile::new(config.promise(), cluster),
+        promise,
         superuser_password,
     }))
 }
@@ -378,8 +383,12 @@ pub async fn local_log_end(config: &Config) -> String {
 /// Writes a new store in which this node is alone, in a new epoch.
 pub async fn force_epoch(config: &Config, before: State, position: &str) -> Result<Term> {
     let kept = config.store().with_extension(format!("before-{}", wall_millis()));
-    std::fs::rename(config.store(), &kept)?;
-    let options = Options::new(config.file.name, config.store());
+    // Complete before it takes the old one's place: interrupted, this can be done again.
+    let fresh = config.store().with_extension("new");
+    if fresh.exists() {
+        std::fs::remove_file(&fresh)?;
+    }
+    let options = Options::new(config.file.name, fresh.clone());
     let consensus = Consensus::start(options, Arc::new(Alone)).await?;
     consensus.found().await?;
     let text = format!(
@@ -400,6 +409,8 @@ pub async fn force_epoch(config: &Config, before: State, position: &str) -> Resu
     }
     let term = consensus.state().authority.term;
     consensus.shutdown().await;
-    tracing::debug!("{}", json!({ "term": term }));
+    std::fs::hard_link(config.store(), &kept)?;
+    std::fs::rename(&fresh, config.store())?;
+    std::fs::File::open(&config.dir)?.sync_all()?;
     Ok(term)
 }

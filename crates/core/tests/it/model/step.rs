@@ -101,6 +101,7 @@ fn decisions(world: &World, flaw: Flaw, i: usize) -> Vec<Action> {
         restart: false,
         // Only a delay: what it delays is explored as happening at any time.
         yields: false,
+        starved: false,
     };
     decide(&view).actions
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use quorate_e2e::binary::Binary;
 use quorate_e2e::ledger::Ledger;
 use quorate_e2e::workload::{Options as Load, Workload};
 use quorate_e2e::{Cluster, check, limits};
@@ -132,14 +133,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("{}", markdown(&head, &rows));
     if options.only.is_none() {
         demo::run(&binary, options.build.bin_dir.as_deref(), options.runs)?;
-        load::idle(&options.build, Duration::from_secs(40))?;
-        load::busy(&options.build, Duration::from_secs(60 * options.load_minutes))?;
+        load::idle(&options.build, &binary, Duration::from_secs(40))?;
+        load::busy(&options.build, &binary, Duration::from_secs(60 * options.load_minutes))?;
     }
     Ok(())
 }
 
 /// A healthy cluster of three.
-pub(crate) fn start(build: &Build, binary: &quorate_e2e::binary::Binary) -> Result<Cluster> {
+pub(crate) fn start(build: &Build, binary: &Binary) -> Result<Cluster> {
     let mut builder = Cluster::of(3).binary(binary.clone());
     if let Some(bin) = &build.bin_dir {
         for node in ["n1", "n2", "n3"] {

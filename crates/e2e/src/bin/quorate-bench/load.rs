@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use quorate_e2e::binary::Binary;
 use quorate_e2e::process::{Usage, usage};
 use quorate_e2e::workload::Options as Load;
 use quorate_e2e::{Cluster, check};
@@ -15,8 +16,8 @@ use crate::failover::start;
 use crate::table::{markdown, seconds};
 
 /// Processor and memory of each node's `quorate` process, PostgreSQL not counted.
-pub(crate) fn idle(build: &Build, time: Duration) -> Result<()> {
-    let cluster = start(build, &build.binary()?)?;
+pub(crate) fn idle(build: &Build, binary: &Binary, time: Duration) -> Result<()> {
+    let cluster = start(build, binary)?;
     let before = usages(&cluster)?;
     std::thread::sleep(time);
     let after = usages(&cluster)?;
@@ -39,8 +40,8 @@ fn usages(cluster: &Cluster) -> Result<Vec<(String, Usage)>> {
 }
 
 /// Counts terms and the longest gap while as many threads spin as there are processors.
-pub(crate) fn busy(build: &Build, time: Duration) -> Result<()> {
-    let cluster = start(build, &build.binary()?)?;
+pub(crate) fn busy(build: &Build, binary: &Binary, time: Duration) -> Result<()> {
+    let cluster = start(build, binary)?;
     let before = cluster.wait_healthy()?;
     let workload = cluster.workload(Load::default(), &[]);
     let stop = Arc::new(AtomicBool::new(false));

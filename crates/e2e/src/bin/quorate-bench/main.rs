@@ -87,7 +87,11 @@ fn main() -> Result<()> {
     match Cli::parse().bench {
         Bench::Failover(options) => failover::run(&options),
         Bench::Demo { build, runs } => demo::run(&build.binary()?, build.bin_dir.as_deref(), runs),
-        Bench::Idle { build, seconds } => load::idle(&build, Duration::from_secs(seconds)),
-        Bench::CpuLoad { build, minutes } => load::busy(&build, Duration::from_secs(60 * minutes)),
+        Bench::Idle { build, seconds } => {
+            load::idle(&build, &build.binary()?, Duration::from_secs(seconds))
+        }
+        Bench::CpuLoad { build, minutes } => {
+            load::busy(&build, &build.binary()?, Duration::from_secs(60 * minutes))
+        }
     }
 }

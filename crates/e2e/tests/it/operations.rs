@@ -50,6 +50,7 @@ fn switchover_that_is_given_up() -> Result<()> {
     let given_up = format!("{:#}", given_up.err().context("it took over without the log")?);
     ensure!(given_up.contains("did not catch up"), "{given_up}");
     process::signal_all(&receiver, Signal::CONT);
+    flows(&cluster, &workload)?;
     // Long enough for whatever the attempt left behind to do harm.
     let since = Instant::now();
     cluster.wait_until(Duration::from_secs(20), "4 s passed", || {

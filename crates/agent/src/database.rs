@@ -52,6 +52,8 @@ pub struct Database {
     /// Leads `pg_basebackup` and `pg_rewind` to the writer.
     pub copy: RelaySocket,
     facts: watch::Sender<Facts>,
+    /// Held while a server is started; true once the data is no longer Quorate's.
+    retired: tokio::sync::Mutex<bool>,
     /// Whether replay has paused because this server has less of something than its writer.
     starves: AtomicBool,
     /// What the server was started with.
@@ -80,6 +82,7 @@ impl Database {
             feed: relay(options.relay_dir.clone())?,
             copy: relay(copy_dir(&options))?,
             facts: watch::Sender::new(Facts::default()),
+            retired: tokio::sync::Mutex::new(false),
             starves: AtomicBool::new(false),
             started_with: Mutex::default(),
             kept: Mutex::default(),
@@ -286,9 +289,14 @@ impl Database {
     /// Starts the server as a standby and waits until it answers.
     pub async fn start(&self, settings: &Settings) -> Result<(), Error> {
         let settings = self.at_least_the_writers(settings).await?;
+        let retired = self.retired.lock().await;
+        if *retired {
+            return Err(Error::NotRunning("it was released by `quorate standalone`".to_owned()));
+        }
         quorate_postgres::write_settings(&self.options, &settings)?;
         *self.started_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         self.server.start().await?;
+        drop(retired);
         self.admin.wait_ready(&self.server.status(), START_WAIT).await?;
         self.refresh().await;
         self.take_mark(REWOUND)?;
@@ -296,6 +304,12 @@ impl Database {
             tracing::debug!(error = %e, "opening connections ahead failed");
         }
         Ok(())
+    }
+
+    /// Stops the server for good: whatever is decided here does not start it again.
+    pub async fn retire(&self) {
+        *self.retired.lock().await = true;
+        self.server.stop(Mode::Fast).await;
     }
 
     /// A standby that has less of some resources than its writer does not start: a lowered setting

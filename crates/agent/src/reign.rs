@@ -153,7 +153,7 @@ impl Reign {
         let over = Over::default();
         let ours = Arc::clone(&over);
         let task = tokio::spawn(async move {
-            let failed = drain(&node, term, target, &ours).await.err();
+            let failed = drain(&node, target, &ours).await.err();
             let _ = messages.send(Message::Drained { term, failed }).await;
         });
         self.drain = Some(Drain { task, over });
@@ -214,7 +214,7 @@ async fn marker_held(node: &Node, term: Term, timeline: TimelineId) -> bool {
 
 /// The writer's part of a switchover: checkpoint first (it shortens the old writer's recovery and
 /// costs nothing yet), then the clients are held, then the target gets everything.
-async fn drain(node: &Node, term: Term, target: Option<NodeId>, over: &Over) -> Result<(), String> {
+async fn drain(node: &Node, target: Option<NodeId>, over: &Over) -> Result<(), String> {
     let parts = &node.parts;
     let database = parts.database.as_ref().ok_or("no database")?;
     let standbys = parts.aggregator.snapshot().links;
@@ -263,7 +263,6 @@ async fn drain(node: &Node, term: Term, target: Option<NodeId>, over: &Over) -> 
         Ok(()) => Ok(()),
         Err(_) => Err(format!("the target did not catch up in {} s", DRAIN_WAIT.as_secs())),
     }
-    .inspect_err(|_| tracing::warn!(%term, "switchover given up, clients are let in again"))
 }
 
 fn best(node: &Node, target: Option<NodeId>) -> Option<Lsn> {

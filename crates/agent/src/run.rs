@@ -162,6 +162,7 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
     }
     let version = state.document_version();
     if version != memory.document
+        && members.contains(&parts.me)
         && let Some(database) = &parts.database
         && memory.data == Data::Ready
         && memory.job.is_none()

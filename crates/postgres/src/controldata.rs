@@ -65,7 +65,8 @@ pub async fn read(options: &ServerOptions) -> Result<ControlData, Error> {
     parse(&text)
 }
 
-/// Where the log of a stopped server ends, with its timeline: the end of the last whole record.
+/// Where the log of a stopped server ends, with its timeline: the end of the last whole record, or
+/// of what there is of one that was cut short.
 /// `None` when `pg_waldump` cannot tell.
 ///
 /// # Errors
@@ -80,16 +81,29 @@ pub async fn log_end(
     command.arg("--quiet").arg("--path").arg(options.data_dir.join("pg_wal"));
     command.arg(format!("--timeline={timeline}")).arg(format!("--start={start}"));
     let outcome = tool::run(command, None, |_| {}).await?;
-    Ok(end_in(&outcome.output).map(|end| (timeline, end)))
+    Ok(end_in(&outcome.output, control.segment_bytes).map(|end| (timeline, end)))
 }
 
-/// It reads until there is no record: `… error in WAL record at 0/15284D8: invalid record length
-/// at 0/1528510: wanted 24, got 0`. Whatever is wrong with what follows, it begins there.
-fn end_in(said: &str) -> Option<Lsn> {
-    let (_, rest) = said.split_once("error in WAL record at ")?;
-    let (last_record, why) = rest.split_once(": ")?;
-    let at = why.split_once(" at ").and_then(|(_, at)| at.split([':', ' ', ';']).next());
-    at.and_then(|at| at.parse().ok()).filter(|end| last_record.parse().is_ok_and(|l: Lsn| l < *end))
+/// It reads until it finds no whole record, and says at which byte: `… invalid record length at
+/// 0/1528510: wanted 24, got 0`, or, where a record was cut short, `… invalid magic number 0000 in
+/// WAL segment 000000010000000000000005, LSN 0/141C000, offset 114688`, or that the next segment's
+/// file is missing.
+fn end_in(said: &str, segment_bytes: u64) -> Option<Lsn> {
+    let after = |mark: &str| {
+        let (_, rest) = said.rsplit_once(mark)?;
+        rest.split([',', ':', ';', ' ', '"']).next()
+    };
+    let start_of =
+        |name: &str| Some(timelines::segment_number(name, segment_bytes)? * segment_bytes);
+    let start = after(" segment ").and_then(start_of);
+    if let (Some(start), Some(offset)) = (start, after(", offset ")) {
+        return Some(Lsn(start + offset.parse::<u64>().ok()?));
+    }
+    if said.contains("could not find file") {
+        return after("could not find file \"").and_then(start_of).map(Lsn);
+    }
+    let (_, why) = said.split_once("error in WAL record at ")?;
+    why.split(" at ").skip(1).find_map(|rest| rest.split([',', ':', ';', ' ']).next()?.parse().ok())
 }
 
 fn parse(text: &str) -> Result<ControlData, Error> {
@@ -128,11 +142,36 @@ mod tests {
 
     #[test]
     fn the_end_of_the_log_is_where_reading_it_fails() {
-        let said = "pg_waldump: error: error in WAL record at 0/15284D8: invalid record length at \
-                    0/1528510: wanted 24, got 0";
-        assert_eq!(end_in(said), Some(Lsn(0x152_8510)));
-        let said = "pg_waldump: error: could not find file \"00000001\": No such file";
-        assert_eq!(end_in(said), None);
+        for (said, end) in [
+            (
+                "pg_waldump: error: error in WAL record at 0/15284D8: invalid record length at \
+                 0/1528510: wanted 24, got 0",
+                Some(0x152_8510),
+            ),
+            (
+                "pg_waldump: error: error in WAL record at 0/15284D8: invalid record length at \
+                 0/1528510: expected at least 24, got 0; first record is after 0/1000230, at \
+                 0/1000258, skipping over 40 bytes",
+                Some(0x152_8510),
+            ),
+            (
+                "pg_waldump: error: error in WAL record at 0/141BFA8: invalid magic number 0000 in \
+                 WAL segment 000000020000000000000005, LSN 0/141C000, offset 114688",
+                Some(0x141_C000),
+            ),
+            (
+                "pg_waldump: error: error in WAL record at 0/141BFA8: unexpected pageaddr 0/41C000 in \
+                 log segment 000000020000000000000005, offset 114688",
+                Some(0x141_C000),
+            ),
+            (
+                "pg_waldump: error: could not find file \"000000020000000000000006\": No such file",
+                Some(0x180_0000),
+            ),
+            ("pg_waldump: fatal: out of memory", None),
+        ] {
+            assert_eq!(end_in(said, 4 << 20), end.map(Lsn), "{said}");
+        }
     }
 
     #[test]

@@ -234,6 +234,11 @@ fn parse_segment_name(name: &str, segment_bytes: u64) -> Option<(u32, u64)> {
     Some((hex(&name[..8])?, high * ((1 << 32) / segment_bytes) + low))
 }
 
+/// A segment file's number from the log's beginning.
+pub(crate) fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
+    parse_segment_name(name, segment_bytes).map(|(_, number)| number)
+}
+
 /// The timeline in the first eight digits of a WAL file's name, as `pg_walfile_name` returns it.
 pub(crate) fn of_file_name(name: &str) -> Option<TimelineId> {
     hex(name.get(..8)?).map(TimelineId)

@@ -39,7 +39,8 @@ impl Cluster {
             let mut command = postgres::program("pg_ctl")?;
             command.arg("-D").arg(&data).arg("-l").arg(run.join("log")).args(["-w"]).args(action);
             let status = command.status()?;
-            ensure!(status.success(), "pg_ctl {action:?} ended with {status}");
+            let log = || std::fs::read_to_string(run.join("log")).unwrap_or_default();
+            ensure!(status.success(), "pg_ctl {action:?} ended with {status}: {}", log());
             Ok(())
         };
         let options = format!("-c listen_addresses= -k {} -p 5432", run.display());

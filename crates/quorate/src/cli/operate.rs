@@ -52,8 +52,15 @@ pub fn serving(status: &ClusterStatus) -> Option<NodeId> {
     (word.serving && word.term == status.term).then_some(writer)
 }
 
-/// Waits for a writer in a later term than `term`, or for the reason why not.
-async fn new_writer(global: &Global, term: u64, wait: u64) -> Result<(NodeId, u64)> {
+/// The newest event's number: what comes later belongs to what is asked for next.
+async fn newest(global: &Global) -> Result<u64> {
+    let events: Vec<Event> = reach::get(global, "/api/events").await?;
+    Ok(events.last().map_or(0, |e| e.seq))
+}
+
+/// Waits for a writer in a later term than `term`, or for the reason why not, among the events after
+/// `since`.
+async fn new_writer(global: &Global, term: u64, since: u64, wait: u64) -> Result<(NodeId, u64)> {
     let deadline = Instant::now() + Duration::from_secs(wait);
     loop {
         // The node that was asked may be the one that restarts.
@@ -65,10 +72,8 @@ async fn new_writer(global: &Global, term: u64, wait: u64) -> Result<(NodeId, u6
             }
             if status.term.0 == term && status.authority.switchover.is_none() {
                 let events: Vec<Event> = reach::get(global, "/api/events").await?;
-                let dropped = events
-                    .iter()
-                    .rev()
-                    .find(|e| e.term.0 == term && e.kind == "switchover-dropped");
+                let dropped =
+                    events.iter().find(|e| e.seq > since && e.kind == "switchover-dropped");
                 if let Some(event) = dropped {
                     return Err(Failure::Refused(event.because.sentence.clone()).into());
                 }
@@ -86,9 +91,10 @@ async fn new_writer(global: &Global, term: u64, wait: u64) -> Result<(NodeId, u6
 
 /// `quorate switchover`.
 pub async fn switchover(global: &Global, to: Option<NodeId>, wait: u64) -> Result<()> {
+    let since = newest(global).await?;
     let answer = reach::call(global, Ask::post("/api/switchover", json!({ "to": to }))).await?;
     let term = answer["term"].as_u64().unwrap_or(0);
-    let (writer, term) = new_writer(global, term, wait).await?;
+    let (writer, term) = new_writer(global, term, since, wait).await?;
     if to.is_some_and(|t| t != writer) {
         let text = format!(
             "{writer} writes now (term {term}), not {}: its log was more advanced at the hand-over",
@@ -108,10 +114,11 @@ pub async fn failover(
     allow_loss: Option<u64>,
     wait: u64,
 ) -> Result<()> {
+    let since = newest(global).await?;
     let body = json!({ "to": to, "allow_loss": allow_loss });
     let answer = reach::call(global, Ask::post("/api/failover", body)).await?;
     let term = answer["term"].as_u64().unwrap_or(0);
-    let (writer, term) = new_writer(global, term, wait).await?;
+    let (writer, term) = new_writer(global, term, since, wait).await?;
     let status = look(global).await?;
     let lost = status.authority.reigns.last().map_or(0, |r| r.lost_bytes);
     let text = if lost > 0 {

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail};
 use axum::Json;
 use quorate_agent::Node;
-use quorate_postgres::Mode;
 use serde_json::{Value, json};
 
 use super::{Global, RecoverArgs, operate};
@@ -13,7 +12,7 @@ use crate::config::Config;
 /// started by other means.
 pub async fn release(node: &Node) -> Result<Json<Value>> {
     let database = node.parts.database.as_ref().context("no database")?;
-    database.server.stop(Mode::Fast).await;
+    database.retire().await;
     quorate_postgres::release(&database.options)?;
     if let Some(home) = database.options.data_dir.parent() {
         std::fs::write(crate::cli::run::released_mark(home), b"")?;

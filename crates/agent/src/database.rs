@@ -197,6 +197,8 @@ impl Database {
             flushed: probe.flushed.or(received).unwrap_or_default(),
             // What a writer once replayed as a standby is long past.
             replayed: probe.flushed.or(probe.replayed).unwrap_or_default(),
+            started_us: (probe.started_at * 1e6).round() as u64,
+            reads: false,
             pending_restart: probe.pending_restart.clone(),
             kept: self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })

@@ -37,6 +37,8 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// The response gate of the local server.
     pub gate: Arc<Gate>,
+    /// Open while the local server is a standby that may answer reads.
+    pub reads: Arc<Gate>,
     /// Which positions release commits.
     pub aggregator: Arc<Aggregator>,
     /// The local server; a witness has none.

@@ -93,6 +93,10 @@ async fn perform_one(
     action: &Action,
 ) {
     let parts = &node.parts;
+    if ends_reads(action) {
+        // Before it begins: a session that outlived its server's promotion could write (R10).
+        parts.reads.close();
+    }
     match action {
         Action::Promise { term } => promise(node, memory, *term).await,
         Action::Fence => fence(node, memory),
@@ -158,6 +162,32 @@ async fn perform_one(
             }
         }
         Action::Surrender { term, reason } => surrender(node, memory, *term, *reason),
+    }
+}
+
+/// Whether the server is not a standby that may answer reads any more once this has begun.
+fn ends_reads(action: &Action) -> bool {
+    match action {
+        Action::Bootstrap
+        | Action::StopServer
+        | Action::ShutServer
+        | Action::Promote { .. }
+        | Action::Clone { .. }
+        | Action::Rewind { .. }
+        | Action::BeginReign { .. } => true,
+        Action::Promise { .. }
+        | Action::Fence
+        | Action::CloseFeed
+        | Action::StartServer
+        | Action::Freeze { .. }
+        | Action::Follow { .. }
+        | Action::AdoptRule { .. }
+        | Action::Mark { .. }
+        | Action::ProposeOpened { .. }
+        | Action::CloseRule { .. }
+        | Action::Open { .. }
+        | Action::Drain { .. }
+        | Action::Surrender { .. } => false,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use quorate_core::authority::Phase;
 use quorate_core::node::{self, Data, Decision, Feed, Job, NodeView, Promise, Server};
 use quorate_core::report::Report;
 use quorate_core::state::{Change, State};
 use quorate_core::status::{
-    Doing, NodeStatus, StandbyLink, Surrender, SurrenderReason, WriterStatus,
+    Doing, NodeStatus, ServerStatus, StandbyLink, Surrender, SurrenderReason, WriterStatus,
 };
 use quorate_core::{Because, Lsn, Moment, NodeId, Term, TimelineId};
 use quorate_link::clock;
@@ -111,7 +112,32 @@ async fn cycle(
     // Said before it is done where others must know early, and after where they must not: the
     // heartbeat's word never runs ahead of the fence, which is why actions come first.
     perform::perform(node, memory, messages, &decision.actions).await;
+    admit_reads(node, memory, state);
     publish(node, memory, state, &decision);
+}
+
+/// Opens the door for reads while the server is a standby and nothing is done to it; the door is
+/// closed before anything begins that ends this ([`perform::perform`]), and here when it ended by
+/// itself.
+fn admit_reads(node: &Node, memory: &Memory, state: &State) {
+    let reads = &node.parts.reads;
+    let standby = node.parts.database.as_ref().is_some_and(|d| {
+        d.facts().borrow().probe.as_ref().is_some_and(|p| p.in_recovery)
+            && matches!(d.fact(), Server::Standby)
+    });
+    let quiet = memory.job.as_ref().is_none_or(|r| r.job == Job::Freeze);
+    // Named as the writer: what was seen of the server may be from before it was promoted.
+    let named = state.authority.phase != Phase::Electing
+        && state.authority.writer == Some(node.parts.me);
+    match (standby && quiet && !named && memory.reign.is_none(), reads.term()) {
+        (true, None) => {
+            let term = reads.next_term();
+            reads.open(term);
+            reads.renew(term, Moment(u64::MAX));
+        }
+        (false, Some(_)) => reads.close(),
+        (true, Some(_)) | (false, None) => {}
+    }
 }
 
 /// Brings everything that follows the replicated state up to date.
@@ -452,7 +478,10 @@ fn publish(node: &Arc<Node>, memory: &Memory, state: &State, decision: &Decision
         progress: memory.progress.clone().or_else(|| memory.trouble.clone()),
         report: memory.report.as_ref().map(Report::trimmed),
         surrender: memory.surrender.clone(),
-        server: database.and_then(|d| d.status()),
+        server: database.and_then(|d| {
+            let reads = parts.reads.term().is_some();
+            Some(ServerStatus { reads, ..d.status()? })
+        }),
         writer: memory.reign.as_ref().map(|r| writer_status(node, r)),
         hears: Default::default(),
         hold_ms: 0,
@@ -492,7 +521,7 @@ fn writer_status(node: &Node, reign: &Reign) -> WriterStatus {
         .collect();
     WriterStatus {
         term: reign.own.term,
-        serving: reign.own.open && !reign.own.drained,
+        serving: reign.own.open && !reign.own.drained && !node.parts.gate.is_draining(),
         leased: node.parts.health.lease_until().is_some_and(|at| at > clock::now()),
         rule: reign.own.rule,
         safe: snapshot.quorum.flush,

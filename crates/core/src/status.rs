@@ -108,6 +108,12 @@ pub struct ServerStatus {
     pub flushed: Lsn,
     /// Replayed; equals `flushed` on a writer.
     pub replayed: Lsn,
+    /// When this server process started, in microseconds since 1970: tells its starts apart.
+    #[serde(default)]
+    pub started_us: u64,
+    /// Whether it is a standby that answers reads of gateways.
+    #[serde(default)]
+    pub reads: bool,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
     /// Settings that it keeps above the document's, because the writer had more of them when it

@@ -1,331 +1,239 @@
-//! The client's end, on every node: TLS, the first packet, the wait for a writer, bytes to and fro.
+//! The gateway of a node: its threads, and what is common to them.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
-use bytes::{Buf, BytesMut};
-use quorate_wire::backend::Report;
-use quorate_wire::{FirstPacket, startup};
-use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use quorate_core::gateway::TlsPolicy;
+use quorate_wire::CancelKey;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
 
-use crate::opening;
-use crate::sessions::say;
-use crate::stream::{BoxFuture, BoxStream};
-use crate::{Error, limits};
+use crate::entry::{self, Visitor};
+use crate::session::{self, End};
+use crate::tls::TlsSource;
+use crate::worker::Worker;
+use crate::world::World;
+use crate::{Error, cancel, console, limits};
 
-/// Why there is no writer now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoWriter {
-    /// One sentence for the client.
-    pub because: String,
+/// What all threads of a gateway share.
+pub(crate) struct Shared {
+    pub(crate) world: Arc<dyn World>,
+    pub(crate) tls: Arc<TlsSource>,
+    /// Orders for each thread.
+    orders: Mutex<Vec<mpsc::UnboundedSender<Order>>>,
+    /// Clients of all threads.
+    pub(crate) clients: AtomicUsize,
+    random: ring::rand::SystemRandom,
+    /// Makes verifiers for roles that do not exist.
+    pub(crate) decoy: [u8; 32],
 }
 
-/// The way to the writer's [`crate::Sessions::serve`].
-pub trait Route: Send + Sync {
-    /// Opens a stream to the writer's node.
-    fn writer(&self) -> BoxFuture<'_, Result<BoxStream, NoWriter>>;
+/// What others want of a thread.
+pub(crate) enum Order {
+    Cancel(CancelKey),
+    Console(console::Ask),
+}
 
-    /// Resolves when [`Route::writer`] may answer differently from a moment ago.
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        Box::pin(sleep(limits::ROUTE_POLL))
+impl Shared {
+    pub(crate) fn random(&self, bytes: &mut [u8]) {
+        if ring::rand::SecureRandom::fill(&self.random, bytes).is_err() {
+            tracing::error!("the system has no random numbers");
+        }
     }
-}
 
-/// What is done about encryption.
-#[derive(Debug, Clone)]
-pub enum Tls {
-    /// None.
-    Off,
-    /// For clients that ask for it.
-    Offered(Arc<ServerConfig>),
-    /// Clients that do not ask for it are refused.
-    Required(Arc<ServerConfig>),
-}
+    pub(crate) fn tls_required(&self) -> bool {
+        self.world.view().wanted.tls == TlsPolicy::Required
+    }
 
-/// How the front door behaves.
-#[derive(Debug, Clone)]
-pub struct FrontendOptions {
-    /// Encryption.
-    pub tls: Tls,
-    /// How long a login waits for a writer.
-    pub login_hold: Duration,
-    /// How many logins wait for a writer.
-    pub logins_held_max: usize,
-    /// How many clients may be connected.
-    pub clients_max: usize,
-}
+    pub(crate) fn clients_max(&self, worker: &Worker) -> usize {
+        worker.view().wanted.clients_max
+    }
 
-impl Default for FrontendOptions {
-    fn default() -> Self {
-        Self {
-            tls: Tls::Off,
-            login_hold: limits::LOGIN_HOLD,
-            logins_held_max: limits::LOGINS_HELD_MAX,
-            clients_max: limits::CLIENTS_MAX,
+    /// Gives a cancel request to the thread whose client it names; false when the number is none of
+    /// a thread here.
+    pub(crate) fn pass(&self, key: &CancelKey) -> bool {
+        let thread = (key.pid as u32) >> limits::CLIENT_ID_BITS;
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        orders.get(thread as usize).is_some_and(|o| o.send(Order::Cancel(key.clone())).is_ok())
+    }
+
+    /// Asks every thread.
+    pub(crate) fn ask(&self, ask: &console::Ask) {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        for order in orders.iter() {
+            let _ = order.send(Order::Console(ask.clone()));
         }
     }
 }
 
-/// The front door of a node.
-pub struct Frontend {
-    options: FrontendOptions,
-    route: Arc<dyn Route>,
-    /// Fair: whoever waits longest goes first.
-    turn: Mutex<()>,
-    held: AtomicUsize,
+/// A running gateway. Dropping it ends every client.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Frontend {
-    /// A front door to whatever the route leads to.
-    pub fn new(options: FrontendOptions, route: Arc<dyn Route>) -> Arc<Self> {
-        Arc::new(Self { options, route, turn: Mutex::new(()), held: AtomicUsize::new(0) })
+impl Gateway {
+    /// Starts threads that accept clients. `nowait` listeners are shared by them.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(
+        world: Arc<dyn World>,
+        tls: Arc<TlsSource>,
+        listeners: Vec<std::net::TcpListener>,
+    ) -> Result<Self, Error> {
+        let random = ring::rand::SystemRandom::new();
+        let mut decoy = [0; 32];
+        let _ = ring::rand::SecureRandom::fill(&random, &mut decoy);
+        let workers = world.view().wanted.workers.clamp(1, limits::WORKERS_MAX);
+        let shared = Arc::new(Shared {
+            world,
+            tls,
+            orders: Mutex::default(),
+            clients: AtomicUsize::new(0),
+            random,
+            decoy,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut gateway = Self { shared, stop, threads: Vec::new() };
+        for index in 0..u32::from(workers) {
+            gateway.spawn(index, &listeners, stopped.clone())?;
+        }
+        Ok(gateway)
     }
 
-    /// Accepts clients until dropped; dropping it drops every client.
-    pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let mut clients = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((client, _)) => {
-                        let full = clients.len() >= self.options.clients_max;
-                        clients.spawn(Arc::clone(&self).client(client, full));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept clients");
-                        sleep(limits::ACCEPT_RETRY_DELAY).await;
-                    }
-                },
-                Some(_) = clients.join_next() => {}
-            }
-        }
-    }
-
-    /// Logins that wait for a writer.
-    pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    async fn client(self: Arc<Self>, tcp: TcpStream, full: bool) {
-        if let Err(error) = self.serve(tcp, full).await {
-            tracing::debug!(%error, "a client's connection ended");
-        }
-    }
-
-    async fn serve(&self, tcp: TcpStream, full: bool) -> Result<(), Error> {
-        tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
-        if full {
-            let mut tcp = tcp;
-            say(&mut tcp, &Report::fatal("53300", "too many clients on this node")).await;
-            return Ok(());
-        }
-        let doing = "waiting for a client's startup packet";
-        let greeting = timeout(limits::STARTUP_WAIT, self.greet(tcp));
-        let Some(hello) = greeting.await.map_err(|_| Error::TimedOut { doing })?? else {
-            return Ok(());
-        };
-        let Hello { mut client, cancel, packet, mut rest } = hello;
-        if cancel {
-            return self.cancel(&packet).await;
-        }
-        let opened = tokio::select! {
-            opened = self.open() => opened,
-            () = left(&mut client, &mut rest) => return Ok(()),
-        };
-        match opened {
-            Ok(server) => relay(client, server, &packet, &rest).await,
-            Err(report) => {
-                say(&mut client, &report).await;
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads first packets until one says what the client wants. `None` when it left or was refused.
-    async fn greet(&self, tcp: TcpStream) -> Result<Option<Hello>, Error> {
-        const DOING: &str = "greeting a client";
-        let mut encrypted = false;
-        let mut client: BoxStream = Box::new(tcp);
-        let mut buf = BytesMut::new();
-        loop {
-            let Some((first, used)) = startup::parse(&buf).map_err(Error::wire(DOING))? else {
-                if client.read_buf(&mut buf).await.map_err(Error::io(DOING))? == 0 {
-                    return Ok(None);
-                }
-                continue;
-            };
-            match (first, &self.options.tls) {
-                (FirstPacket::Ssl, Tls::Offered(config) | Tls::Required(config)) if !encrypted => {
-                    // Bytes that came before the handshake may be from anybody.
-                    if buf.len() > used {
-                        return Ok(None);
-                    }
-                    buf.clear();
-                    client.write_all(b"S").await.map_err(Error::io(DOING))?;
-                    client.flush().await.map_err(Error::io(DOING))?;
-                    let acceptor = TlsAcceptor::from(Arc::clone(config));
-                    client = Box::new(acceptor.accept(client).await.map_err(Error::io(DOING))?);
-                    encrypted = true;
-                }
-                (FirstPacket::Ssl | FirstPacket::GssEnc, _) => {
-                    buf.advance(used);
-                    client.write_all(b"N").await.map_err(Error::io(DOING))?;
-                    client.flush().await.map_err(Error::io(DOING))?;
-                }
-                (FirstPacket::Startup(_), Tls::Required(_)) if !encrypted => {
-                    let report =
-                        Report::fatal("28000", "this server wants an encrypted connection")
-                            .hint("Connect with sslmode=require or stricter.");
-                    say(&mut client, &report).await;
-                    return Ok(None);
-                }
-                (first, _) => {
-                    let cancel = matches!(first, FirstPacket::Cancel(_));
-                    let packet = buf.split_to(used);
-                    return Ok(Some(Hello { client, cancel, packet, rest: buf }));
-                }
-            }
-        }
-    }
-
-    /// A cancel request is not held: by the time a writer appears there is nothing to cancel.
-    async fn cancel(&self, packet: &[u8]) -> Result<(), Error> {
-        let doing = "passing on a cancel request";
-        let Ok(mut server) = self.route.writer().await else { return Ok(()) };
-        let passed = async {
-            server.write_all(&opening::encode(true, packet)).await?;
-            server.flush().await?;
-            server.read_to_end(&mut Vec::new()).await
-        };
-        let passed = timeout(limits::CANCEL_WAIT, passed);
-        passed.await.map_err(|_| Error::TimedOut { doing })?.map_err(Error::io(doing))?;
+    fn spawn(
+        &mut self,
+        index: u32,
+        listeners: &[std::net::TcpListener],
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        const DOING: &str = "starting a thread of the gateway";
+        let listeners: std::io::Result<Vec<_>> = listeners.iter().map(|l| l.try_clone()).collect();
+        let listeners = listeners.map_err(Error::io(DOING))?;
+        let (orders, inbox) = mpsc::unbounded_channel();
+        self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
+        let shared = Arc::clone(&self.shared);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(limits::EVENT_INTERVAL)
+            .build()
+            .map_err(Error::io(DOING))?;
+        let thread = std::thread::Builder::new()
+            .name(format!("gateway-{index}"))
+            .spawn(move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, run(shared, index, listeners, inbox, stopped));
+            })
+            .map_err(Error::io(DOING))?;
+        self.threads.push(thread);
         Ok(())
     }
 
-    /// Opens a stream to the writer, waiting for one in order of arrival.
-    async fn open(&self) -> Result<BoxStream, Report> {
-        let mut because = String::new();
-        // Nobody waits: no queue to respect.
-        if self.held() == 0 {
-            match self.route.writer().await {
-                Ok(stream) => return Ok(stream),
-                Err(no_writer) => because = no_writer.because,
-            }
-        }
-        let Some(_place) = Held::take(&self.held, self.options.logins_held_max) else {
-            return Err(Report::fatal("53300", "too many logins wait for a writer")
-                .hint("Try again in a moment."));
-        };
-        let wait = async {
-            let _turn = self.turn.lock().await;
-            loop {
-                let changed = self.route.changed();
-                match self.route.writer().await {
-                    Ok(stream) => return stream,
-                    Err(no_writer) => because = no_writer.because,
-                }
-                changed.await;
-            }
-        };
-        let waited = timeout(self.options.login_hold, wait).await;
-        waited.map_err(|_| {
-            let report = Report::fatal("57P03", "the cluster has no writer now");
-            let report = if because.is_empty() { report } else { report.detail(because) };
-            report.hint("Try again in a moment; quorate status tells why.")
+    /// Cancels what a client here waits for, when the key is its own.
+    pub fn cancel_client(&self) -> crate::sessions::CancelClient {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move |key| {
+            shared.pass(&key);
         })
     }
-}
 
-/// A client that said what it wants.
-struct Hello {
-    client: BoxStream,
-    cancel: bool,
-    packet: BytesMut,
-    /// Bytes after the packet.
-    rest: BytesMut,
-}
-
-struct Held<'a>(&'a AtomicUsize);
-
-impl<'a> Held<'a> {
-    fn take(held: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let room = |n: usize| (n < max).then_some(n + 1);
-        let taken = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-        taken.ok().map(|_| Held(held))
+    /// Clients that are connected.
+    pub fn clients(&self) -> usize {
+        self.shared.clients.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Gateway {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
-/// Resolves when a waiting client has gone or sends more than belongs to a login. Cancel safe.
-async fn left(client: &mut BoxStream, rest: &mut BytesMut) {
+/// The life of a thread.
+async fn run(
+    shared: Arc<Shared>,
+    index: u32,
+    listeners: Vec<std::net::TcpListener>,
+    inbox: mpsc::UnboundedReceiver<Order>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let worker = Worker::new(Arc::clone(&shared.world), index);
+    tokio::task::spawn_local(Rc::clone(&worker).watch());
+    tokio::task::spawn_local(Rc::clone(&worker).tick());
+    tokio::task::spawn_local(obey(Rc::clone(&worker), inbox));
+    for listener in listeners {
+        let set = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+        match set {
+            Ok(listener) => {
+                let accepting = accept(Rc::clone(&worker), Arc::clone(&shared), listener);
+                tokio::task::spawn_local(accepting);
+            }
+            Err(error) => tracing::error!(%error, "cannot listen"),
+        }
+    }
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Cancel(key) => {
+                tokio::task::spawn_local(cancel::here(Rc::clone(&worker), key));
+            }
+            Order::Console(ask) => ask.answer(&worker),
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) {
     loop {
-        match client.read_buf(rest).await {
-            Ok(n) if n > 0 && rest.len() <= limits::CHUNK => {}
-            _ => return,
+        match listener.accept().await {
+            Ok((tcp, address)) => {
+                let client = client(Rc::clone(&worker), Arc::clone(&shared), tcp, address);
+                tokio::task::spawn_local(client);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept clients");
+                tokio::time::sleep(limits::ACCEPT_RETRY_DELAY).await;
+            }
         }
     }
 }
 
-/// Passes bytes until either side closes; what the closing side sent last still arrives.
-async fn relay(
-    client: BoxStream,
-    mut server: BoxStream,
-    packet: &[u8],
-    rest: &[u8],
-) -> Result<(), Error> {
-    let opening = async {
-        server.write_all(&opening::encode(false, packet)).await?;
-        server.write_all(rest).await?;
-        server.flush().await
+/// A client from beginning to end. What is needed only at the beginning is not kept.
+async fn client(worker: Rc<Worker>, shared: Arc<Shared>, tcp: TcpStream, address: SocketAddr) {
+    let entered = Box::pin(entry::enter(&worker, &shared, tcp, address)).await;
+    let visitor = match entered {
+        Ok(Some(visitor)) => visitor,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%address, %error, "a client did not log in");
+            return;
+        }
     };
-    opening.await.map_err(Error::io("opening a session on the writer"))?;
-    let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_server, mut to_server) = tokio::io::split(server);
-    tokio::select! {
-        copied = copy(&mut from_server, &mut to_client) => {
-            copied.map_err(Error::io("passing responses to a client"))?;
+    shared.clients.fetch_add(1, Ordering::Relaxed);
+    match visitor {
+        Visitor::Client(mut client) => {
+            let end = session::serve(&worker, &mut client).await;
+            worker.clients.borrow_mut().remove(&client.handle.id);
+            if let End::Told(report) = end {
+                Box::pin(entry::say(&mut client.end, &report)).await;
+            }
         }
-        copied = copy(&mut from_client, &mut to_server) => {
-            return copied.map_err(Error::io("passing requests of a client"));
+        Visitor::Console(console) => {
+            let (mut end, handle) = *console;
+            Box::pin(console::serve(&worker, &shared, &mut end, &handle)).await;
+            worker.clients.borrow_mut().remove(&handle.id);
         }
     }
-    linger(&mut from_client, &mut to_client).await;
-    Ok(())
-}
-
-/// Closes so that the last word arrives: with unread requests in its buffer, the kernel would reset
-/// the connection and the client might never see what was said.
-async fn linger(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
-    let drain = async {
-        to.shutdown().await?;
-        tokio::io::copy(from, &mut tokio::io::sink()).await
-    };
-    if !matches!(timeout(limits::GOODBYE_WAIT, drain).await, Ok(Ok(_))) {
-        tracing::debug!("a client did not close its side");
-    }
-}
-
-async fn copy(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-) -> std::io::Result<()> {
-    let mut chunk = BytesMut::with_capacity(limits::CHUNK);
-    while from.read_buf(&mut chunk).await? > 0 {
-        to.write_all(&chunk).await?;
-        to.flush().await?;
-        chunk.clear();
-    }
-    Ok(())
+    shared.clients.fetch_sub(1, Ordering::Relaxed);
 }

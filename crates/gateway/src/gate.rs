@@ -3,7 +3,7 @@
 //! Asked for every chunk, so asking takes no lock: three loads and a comparison. Changes are rare
 //! and take one. A session belongs to the term in which it began; in any other it is cut.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use quorate_core::{Moment, Term};
@@ -35,6 +35,8 @@ pub struct Gate {
     deadline: AtomicU64,
     /// Orders changes among themselves.
     changing: Mutex<()>,
+    /// Work that began may go on, and no other may begin.
+    draining: AtomicBool,
     /// Counts openings and closings.
     epoch: watch::Sender<u64>,
     renewed: Notify,
@@ -45,6 +47,7 @@ impl Default for Gate {
         Self {
             state: AtomicU64::new(0),
             deadline: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
             changing: Mutex::new(()),
             epoch: watch::Sender::new(0),
             renewed: Notify::new(),
@@ -67,8 +70,21 @@ impl Gate {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.state.store(0, Ordering::SeqCst);
         self.deadline.store(0, Ordering::SeqCst);
+        self.draining.store(false, Ordering::SeqCst);
         self.state.store(opened(term), Ordering::SeqCst);
         self.epoch.send_modify(|n| *n += 1);
+    }
+
+    /// Lets work that began go on to its end, and asks gateways to begin no other: before a planned
+    /// closing, or, when that is given up, not any more.
+    pub fn drain(&self, draining: bool) {
+        self.draining.store(draining, Ordering::SeqCst);
+        self.epoch.send_modify(|n| *n += 1);
+    }
+
+    /// Whether no other work is to begin.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Closes: when it returns, every later question is answered [`Verdict::Cut`].
@@ -95,6 +111,11 @@ impl Gate {
     pub fn term(&self) -> Option<Term> {
         let state = self.state.load(Ordering::SeqCst);
         (state & 1 == 1).then_some(Term(state >> 1))
+    }
+
+    /// A number for the next opening of a gate that is opened by nobody's term.
+    pub fn next_term(&self) -> Term {
+        Term((self.state.load(Ordering::SeqCst) >> 1) + 1)
     }
 
     /// Follows openings and closings, for whoever waits for one.

@@ -1,29 +1,55 @@
-//! The PostgreSQL-protocol front door: whole sessions, relayed to the writer.
+//! The PostgreSQL-protocol front door: one address whose reads keep their promises.
 //!
 //! ```text
-//! client --TCP/TLS--> Frontend (any node) == tunnel ==> Sessions (writer's node) --unix--> PostgreSQL
-//!                     holds logins                      Gate on every response
+//! client --TCP/TLS--> worker thread of any node --unix--> PostgreSQL of this node
+//!                     pools, routes, holds      == link ==> Sessions --unix--> PostgreSQL there
 //! ```
 //!
-//! Bytes pass unread except for message boundaries and a few small messages. Users and passwords
-//! are PostgreSQL's own: it asks the client through the relay. Invariant (R12): a response leaves
-//! the writer's node only after the [`Gate`] was asked *after* PostgreSQL produced it.
+//! Clients log in here with PostgreSQL's own verifiers; connections to servers are shared between
+//! them from transaction to transaction. Rows pass unread. Invariant (R12): a response leaves the
+//! server's node only after its [`Gate`] was asked *after* PostgreSQL produced it.
 
-pub mod conversation;
+mod account;
+mod acquire;
+mod aftermath;
+mod auth;
+mod cancel;
+mod client;
+mod console;
+mod entry;
 pub mod error;
+mod exchange;
 pub mod frontend;
+mod functions;
 pub mod gate;
+mod group;
+mod io;
 pub mod limits;
 mod login;
+mod metrics;
 mod opening;
+mod pool;
+mod relay;
+pub mod remote;
+mod route;
 mod scan;
+mod server;
+mod session;
 pub mod sessions;
+mod settings;
+mod statements;
 pub mod stream;
+mod tidy;
+pub mod tls;
+mod upstream;
+mod worker;
+pub mod world;
 
-pub use conversation::{Conversation, Outcome};
 pub use error::Error;
-pub use frontend::{Frontend, FrontendOptions, NoWriter, Route, Tls};
+pub use frontend::Gateway;
 pub use gate::{Gate, Verdict};
 pub use quorate_wire::Retry;
-pub use sessions::{Backends, Ended, QuorumWait, Sessions, SessionsOptions};
+pub use sessions::{Ended, Sessions};
 pub use stream::{BoxFuture, BoxStream, Stream};
+pub use tls::{Tls, TlsSource};
+pub use world::{Fate, Local, Replica, Role, Token, Transaction, View, World, Writer};

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-/// Bytes read at once from a client or a server.
+/// Bytes read at once from a client or a server by a thread.
+pub const SCRATCH: usize = 64 * 1024;
+
+/// Bytes read at once from a server by a session of another node; bytes that are sent in one piece.
 pub const CHUNK: usize = 32 * 1024;
 
-/// How long a client may take from connecting to a complete startup packet, TLS included.
+/// Bytes that wait for a slow reader before its sender is not read any more.
+pub const PENDING_MAX: usize = 64 * 1024;
+
+/// Bytes that an empty buffer of a server's connection keeps.
+pub const KEPT_BYTES: usize = 64 * 1024;
+
+/// How long a client may take from connecting to being logged in, TLS included.
 pub const STARTUP_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a login waits for a writer when the options say nothing.
-pub const LOGIN_HOLD: Duration = Duration::from_secs(10);
-
-/// How many logins wait for a writer when the options say nothing.
-pub const LOGINS_HELD_MAX: usize = 1_000;
-
-/// How many client connections a node takes when the options say nothing.
-pub const CLIENTS_MAX: usize = 10_000;
-
-/// How many sessions the writer's node relays when the options say nothing.
+/// How many sessions a node relays for gateways of other nodes when the options say nothing.
 pub const SESSIONS_MAX: usize = 1_000;
 
 /// Longest pause between two looks at a gate that holds; a renewal wakes at once.
@@ -29,17 +29,95 @@ pub const GOODBYE_WAIT: Duration = Duration::from_secs(1);
 /// How long a cancel request may take altogether.
 pub const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
-/// Pause before a route is asked again when it cannot tell of changes.
-pub const ROUTE_POLL: Duration = Duration::from_millis(20);
-
 /// Pause after a failed accept, which is mostly a lack of file descriptors.
 pub const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Bytes of a query that are looked at; a longer one is taken to do anything.
-pub const QUERY_SEEN: usize = 4 * 1024;
+pub const QUERY_SEEN: usize = 64 * 1024;
 
-/// Bytes of the names in Bind and Execute that are looked at; longer ones are taken for unknown.
+/// Longest statement that is kept, to be prepared again on other servers; the client of a longer
+/// one keeps its server.
+pub const PARSE_MAX: usize = 1024 * 1024;
+
+/// Longest unnamed statement that servers keep for the next client that sends the same.
+pub const SHARED_MAX: usize = 16 * 1024;
+
+/// Bytes of the names in Bind, Describe, Close and Execute.
 pub const NAMES_SEEN: usize = 256;
 
-/// Prepared statements that may end a transaction, remembered by name; more count as any name.
-pub const ENDERS_MAX: usize = 16;
+/// Longest error or notice that is looked into before it is passed on.
+pub const REPORT_SEEN: usize = 16 * 1024;
+
+/// Bytes of requests that are looked at together before a server is chosen; more go to the writer.
+pub const GROUP_MAX: usize = 64 * 1024;
+
+/// Longest request that is kept until its answer begins, to be made again elsewhere.
+pub const REPLAY_MAX: usize = 16 * 1024;
+
+/// How often a request is made again.
+pub const RETRIES_MAX: u32 = 3;
+
+/// Dead entries among shared statements before they are cleared away.
+pub const STATEMENTS_SWEPT: usize = 1_000;
+
+/// Idle connections that are looked at for one with the settings wanted.
+pub const SETTINGS_LOOK: usize = 4;
+
+/// Texts that standbys refused, remembered for each account.
+pub const REFUSED_MAX: usize = 10_000;
+
+/// Sets of settings of logins, remembered for each account.
+pub const LOGINS_KNOWN_MAX: usize = 64;
+
+/// Longest message of a server during its greeting.
+pub const GREETING_MAX: usize = 64 * 1024;
+
+/// How long opening a connection to a server may take.
+pub const OPEN_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a server may take to end what nobody waits for any more before it is given up.
+pub const FINISH_WAIT: Duration = Duration::from_secs(5);
+
+/// Connections that a thread opens at a time.
+pub const DIALS_MAX: usize = 8;
+
+/// First pause before a server that could not be reached is tried again; it doubles.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest such pause.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How often a held client looks whether there is a writer although nothing says so.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How old knowledge of a role may be, in milliseconds.
+pub const ROLE_AGE_MS: u64 = 1_000;
+
+/// Roles that are remembered.
+pub const ROLES_MAX: usize = 10_000;
+
+/// How old knowledge of a database's functions may be, in milliseconds, when a connection is opened.
+pub const FUNCTIONS_AGE_MS: u64 = 10_000;
+
+/// Followed connections before dead ones are cleared away.
+pub const FOLLOWED_SWEPT: usize = 256;
+
+/// How often a thread looks after its waiting clients.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Ticks between two looks after idle connections.
+pub const TICKS_PER_LOOK: u64 = 10;
+
+/// Bits of a client's number within its thread; above it stands the number of the thread.
+pub const CLIENT_ID_BITS: u32 = 24;
+/// The same as a mask.
+pub const CLIENT_ID_MASK: u32 = (1 << CLIENT_ID_BITS) - 1;
+
+/// Longest password message of a client.
+pub const PASSWORD_MAX: usize = 8 * 1024;
+
+/// Threads of a gateway at the most.
+pub const WORKERS_MAX: u8 = 64;
+
+/// Tasks that a thread runs between two looks at its sockets.
+pub const EVENT_INTERVAL: u32 = 61;

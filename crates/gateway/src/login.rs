@@ -1,7 +1,134 @@
-//! Who may come in from outside.
+//! Who may come in from outside at all, and the settings that a client brings along.
+
+use std::rc::Rc;
 
 use quorate_wire::Startup;
 use quorate_wire::backend::Report;
+
+use crate::account::Account;
+use crate::acquire;
+use crate::entry::Refused;
+use crate::server::Reported;
+use crate::settings::Settings;
+use crate::worker::Worker;
+
+/// A setting that a client asks for in its first packet: lower-case name and value.
+pub(crate) type Wish = (Box<[u8]>, Box<[u8]>);
+
+/// What a client is told when it logs in.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The settings it asked for.
+    pub(crate) settings: Rc<Settings>,
+    /// What a server with these settings reports.
+    pub(crate) reported: Reported,
+}
+
+/// Finds out what a client is to be told. Only a server can say whether the settings are right, and
+/// what it reports with them; the same question is asked once.
+pub(crate) async fn known(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    startup: &Startup,
+) -> Result<Rc<Known>, Refused> {
+    if &*account.database == crate::console::DATABASE {
+        return Ok(Rc::new(crate::console::known()));
+    }
+    let wishes = wishes(startup)?;
+    if let Some(known) = account.login(&wishes) {
+        return Ok(known);
+    }
+    let pairs = wishes.iter().map(|(name, value)| (&name[..], Some(&value[..])));
+    let settings = Rc::new(Settings::default()).with(pairs);
+    let mut server = match acquire::writer(worker, account, &settings).await {
+        Ok(server) => server,
+        Err(report) => return Err(fatal(*report).into()),
+    };
+    let lost = |gone: crate::server::Gone| fatal(Report::error("57P03", gone.sentence()));
+    if let Some(sql) = Settings::change(&server.applied, &settings) {
+        let answer = server.ask(&sql).await.map_err(lost)?;
+        if let Some(body) = answer.error {
+            return Err(wrong(&body).into());
+        }
+    }
+    server.applied = Rc::clone(&settings);
+    let known = Rc::new(Known { settings, reported: server.reported.clone() });
+    account.put(server);
+    account.remember_login(wishes, Rc::clone(&known));
+    Ok(known)
+}
+
+fn fatal(report: Report) -> Report {
+    Report { severity: quorate_wire::backend::Severity::Fatal, ..report }
+}
+
+/// A setting that the server does not take.
+fn wrong(body: &[u8]) -> Report {
+    let message = quorate_wire::backend::Fields::parse(body)
+        .map(|fields| fields.message().to_owned())
+        .unwrap_or_default();
+    Report::fatal("22023", message)
+        .detail("A setting in the connection's parameters cannot be made.")
+        .hint("Correct the connection string or the driver's options.")
+}
+
+/// The settings in a first packet, in the order of their names; the last value of each counts.
+fn wishes(startup: &Startup) -> Result<Vec<Wish>, Report> {
+    let mut wishes = std::collections::BTreeMap::new();
+    if let Some(options) = startup.get("options") {
+        for (name, value) in options_in(options)? {
+            wishes.insert(name, value);
+        }
+    }
+    for (name, value) in &startup.parameters {
+        let special = matches!(&name[..], b"user" | b"database" | b"replication" | b"options");
+        if !special && !name.starts_with(b"_pq_.") {
+            wishes.insert(name.to_ascii_lowercase().into(), Box::from(&value[..]));
+        }
+    }
+    Ok(wishes.into_iter().collect())
+}
+
+/// Settings in the form of command line options: `-c name=value`, `-cname=value`, `--name=value`,
+/// separated by blanks; a backslash takes the next character as it is.
+fn options_in(text: &[u8]) -> Result<Vec<Wish>, Report> {
+    let words = words(text);
+    let mut found = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let pair = match &word[..] {
+            b"-c" => rest.next().map(|w| &w[..]),
+            _ => word.strip_prefix(b"-c").or_else(|| word.strip_prefix(b"--")),
+        };
+        let at = pair.and_then(|p| p.iter().position(|b| *b == b'=')).filter(|at| *at > 0);
+        let (Some(pair), Some(at)) = (pair, at) else {
+            let what = String::from_utf8_lossy(word).into_owned();
+            return Err(Report::fatal("42601", format!("unknown connection option: {what}"))
+                .hint("Settings are given as -c name=value."));
+        };
+        let name: Vec<u8> = pair[..at]
+            .iter()
+            .map(|b| if *b == b'-' { b'_' } else { b.to_ascii_lowercase() })
+            .collect();
+        found.push((name.into(), pair[at + 1..].into()));
+    }
+    Ok(found)
+}
+
+fn words(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut bytes = text.iter();
+    while let Some(&b) = bytes.next() {
+        match b {
+            b'\\' => word.get_or_insert_default().extend(bytes.next()),
+            b if b.is_ascii_whitespace() => words.extend(word.take()),
+            b => word.get_or_insert_default().push(b),
+        }
+    }
+    words.extend(word);
+    words
+}
 
 /// Beginning of the names of Quorate's own roles. The local server lets them in without a password,
 /// because the socket's peer is Quorate: an application that came in under such a name would be
@@ -49,6 +176,20 @@ mod tests {
 
     fn code(parameters: &[(&str, &str)]) -> Option<&'static str> {
         refusal(&Startup::new(parameters)).map(|r| r.code)
+    }
+
+    #[test]
+    fn options_are_settings() {
+        let found = options_in(b"-c a.b=1 -cgeqo=off  --Work-Mem=4MB -c x=a\\ b\\\\").unwrap();
+        let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
+        let found: Vec<_> = found.iter().map(|(n, v)| (text(n), text(v))).collect();
+        let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
+        let expected =
+            [pair("a.b", "1"), pair("geqo", "off"), pair("work_mem", "4MB"), pair("x", "a b\\")];
+        assert_eq!(found, expected);
+        for wrong in ["-c", "-c geqo", "-W 3", "geqo=off", "-c =1"] {
+            assert!(options_in(wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,70 +1,38 @@
-//! The writer's end: sessions of clients on the local server, each behind the gate.
+//! The server's node: what gateways of other nodes want of the server and the gateway here. Every
+//! connection to the local server is behind the gate.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use quorate_core::Term;
-use quorate_wire::backend::Report;
-use quorate_wire::{CancelKey, Event, Splitter, Startup};
+use quorate_wire::CancelKey;
+use quorate_wire::frame::put;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::conversation::{Conversation, Outcome};
-use crate::gate::{Clock, Gate};
+use crate::exchange::POSITION;
+use crate::gate::Gate;
 use crate::opening::{self, Opening};
 use crate::scan::{Scan, Then};
-use crate::stream::{BoxFuture, Stream};
-use crate::{Error, limits, login};
+use crate::stream::Stream;
+use crate::world::{Local, World};
+use crate::{Error, limits};
 
-/// Makes up for a commit that stopped waiting for its copies.
-pub trait QuorumWait: Send + Sync {
-    /// Samples the writer's end of WAL now, and waits until a commit set holds it: true then,
-    /// false when that cannot be known any more (the term is over).
-    fn sample_and_wait(&self) -> BoxFuture<'_, bool>;
-}
-
-/// Knows the local server's backends.
-pub trait Backends: Send + Sync {
-    /// Whether a backend may be cancelled. Not while it waits for copies of its commit
-    /// (`wait_event` is `SyncRep`): the cancel would end the wait, not the commit. In doubt, false.
-    fn may_cancel(&self, pid: i32) -> BoxFuture<'_, bool>;
-}
-
-/// What sessions need.
-#[derive(Clone)]
-pub struct SessionsOptions {
-    /// Socket file of the local server.
-    pub pg_socket: PathBuf,
-    /// Asked before each response leaves.
-    pub gate: Arc<Gate>,
-    /// `CLOCK_BOOTTIME`.
-    pub clock: Clock,
-    /// For commits whose wait was cancelled.
-    pub quorum: Arc<dyn QuorumWait>,
-    /// For cancel requests.
-    pub backends: Arc<dyn Backends>,
-    /// Most sessions at once.
-    pub sessions_max: usize,
-    /// Whether clients may enter whom PostgreSQL asks for no password. It sees Quorate at the other
-    /// end of its socket, so a `peer` line in pg_hba.conf would let anybody in. For tests only.
-    pub unasked: bool,
-}
-
-/// How a session ended.
+/// How a stream of another gateway ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The client left.
+    /// The other gateway closed it.
     Client,
-    /// The local server ended it.
+    /// The local server closed it.
     Server,
     /// The gate closed, or the session was cut by name of its term.
-    Cut(Outcome),
-    /// It never began; the SQLSTATE that the client got.
-    Refused(&'static str),
+    Cut,
+    /// It never began: this node does not serve that now, or has no room.
+    Refused,
+    /// It was a question, and is answered.
+    Answered,
     /// It was a cancel request.
     Cancel {
         /// Whether the local server was told.
@@ -72,9 +40,14 @@ pub enum Ended {
     },
 }
 
-/// All sessions on the local server.
+/// Cancels what a client of this node's gateway waits for, when the key is its own.
+pub type CancelClient = Arc<dyn Fn(CancelKey) + Send + Sync>;
+
+/// All connections to the local server that gateways of other nodes have.
 pub struct Sessions {
-    options: SessionsOptions,
+    world: Arc<dyn World>,
+    sessions_max: usize,
+    cancel_client: CancelClient,
     count: watch::Sender<usize>,
     /// Sessions of this term and of earlier ones are to end.
     cut: watch::Sender<Option<Term>>,
@@ -82,8 +55,9 @@ pub struct Sessions {
 
 impl Sessions {
     /// No sessions yet.
-    pub fn new(options: SessionsOptions) -> Self {
-        Self { options, count: watch::Sender::new(0), cut: watch::Sender::new(None) }
+    pub fn new(world: Arc<dyn World>, sessions_max: usize, cancel_client: CancelClient) -> Self {
+        let count = watch::Sender::new(0);
+        Self { world, sessions_max, cancel_client, count, cut: watch::Sender::new(None) }
     }
 
     /// The number of sessions.
@@ -96,88 +70,95 @@ impl Sessions {
         self.cut.send_modify(|cut| *cut = (*cut).max(Some(term)));
     }
 
-    /// Serves one tunnel: reads what it is for, and does it.
+    /// Serves one stream: reads what it is for, and does it.
     pub async fn serve<S: Stream>(&self, mut stream: S) -> Result<Ended, Error> {
-        let doing = "waiting for the first frame of a tunnel";
+        let doing = "waiting for the first frame of a stream of another gateway";
         let read = timeout(limits::STARTUP_WAIT, opening::read(&mut stream));
-        match read.await.map_err(|_| Error::TimedOut { doing })?? {
+        let answer = match read.await.map_err(|_| Error::TimedOut { doing })?? {
+            Opening::Session { replica, packet } => {
+                return self.session(&mut stream, replica, packet).await;
+            }
             Opening::Cancel { key, packet } => {
-                Ok(Ended::Cancel { forwarded: self.cancel(key, packet).await })
+                let forwarded = match self.world.local() {
+                    Some(local) => cancel(&*self.world, &local, key.pid, &packet).await,
+                    None => false,
+                };
+                return Ok(Ended::Cancel { forwarded });
             }
-            Opening::Session { startup, packet } => {
-                match self.session(&mut stream, &startup, packet).await? {
-                    Ok(ended) => Ok(ended),
-                    Err(report) => {
-                        say(&mut stream, &report).await;
-                        Ok(Ended::Refused(report.code))
-                    }
-                }
+            Opening::ClientCancel { key } => {
+                (self.cancel_client)(key);
+                return Ok(Ended::Cancel { forwarded: true });
             }
-        }
+            Opening::Role { name } => match self.world.role_here(name).await {
+                Ok(role) => opening::encode_role(role.as_ref()),
+                Err(_) => return Ok(Ended::Refused),
+            },
+            Opening::Fate(transaction) => {
+                let fate = self.world.fate_here(transaction).await;
+                Bytes::copy_from_slice(&opening::encode_fate(fate))
+            }
+        };
+        send(&mut stream, &answer).await.map_err(Error::io("answering another gateway"))?;
+        Ok(Ended::Answered)
     }
 
     async fn session<S: Stream>(
         &self,
         client: &mut S,
-        startup: &Startup,
+        replica: bool,
         packet: Bytes,
-    ) -> Result<Result<Ended, Report>, Error> {
-        if let Some(report) = login::refusal(startup) {
-            return Ok(Err(report));
-        }
-        let Some(term) = self.options.gate.term() else {
-            return Ok(Err(unavailable("this node is not the writer now")));
-        };
-        let Some(_place) = Place::take(&self.count, self.options.sessions_max) else {
-            let report = Report::fatal("53300", "too many sessions on the writer")
-                .hint("Raise the number of sessions, or keep fewer connections open.");
-            return Ok(Err(report));
-        };
-        let mut server = match UnixStream::connect(&self.options.pg_socket).await {
-            Ok(server) => server,
-            Err(error) => {
-                tracing::warn!(%error, "cannot reach the local server for a session");
-                return Ok(Err(unavailable("the writer's PostgreSQL does not answer")));
-            }
+    ) -> Result<Ended, Error> {
+        let Some(local) = self.world.local() else { return Ok(Ended::Refused) };
+        let gate = Arc::clone(if replica { &local.reads } else { &local.gate });
+        let Some(term) = gate.term() else { return Ok(Ended::Refused) };
+        let Some(_place) = Place::take(&self.count, self.sessions_max) else {
+            tracing::warn!(max = self.sessions_max, "too many sessions of other gateways");
+            return Ok(Ended::Refused);
         };
         let doing = "starting a session on the local server";
+        let mut server = UnixStream::connect(&local.socket).await.map_err(Error::io(doing))?;
         server.write_all(&packet).await.map_err(Error::io(doing))?;
-        let relay = Relay::new(&self.options, term);
         let mut cut = self.cut.subscribe();
         let over = async {
             tokio::select! {
-                () = self.options.gate.over(term) => {}
+                () = gate.over(term) => {}
                 _ = cut.wait_for(|cut| *cut >= Some(term)) => {}
             }
         };
-        Ok(relay.run(client, server, over).await)
-    }
-
-    async fn cancel(&self, key: CancelKey, packet: Bytes) -> bool {
-        let forward = async {
-            if !self.options.backends.may_cancel(key.pid).await {
-                tracing::info!(pid = key.pid, "did not cancel a backend that waits for copies");
-                return Ok(false);
-            }
-            let mut server = UnixStream::connect(&self.options.pg_socket).await?;
-            server.write_all(&packet).await?;
-            // The server closes when it has sent the signal.
-            server.read_to_end(&mut Vec::new()).await?;
-            std::io::Result::Ok(true)
-        };
-        match timeout(limits::CANCEL_WAIT, forward).await {
-            Ok(Ok(forwarded)) => forwarded,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not forward a cancel request");
-                false
-            }
-            Err(_) => false,
-        }
+        let relay = Relay { world: &*self.world, local: &local, gate: &gate, term, replica };
+        let (mut from_server, mut to_server) = server.into_split();
+        let (mut from_client, mut to_client) = tokio::io::split(&mut *client);
+        Ok(tokio::select! {
+            biased;
+            () = over => Ended::Cut,
+            ended = relay.responses(&mut from_server, &mut to_client) => ended,
+            () = requests(&mut from_client, &mut to_server) => Ended::Client,
+        })
     }
 }
 
-fn unavailable(because: &str) -> Report {
-    Report::fatal("57P03", format!("no writer: {because}")).hint("Try again in a moment.")
+/// Passes a cancel request on to the local server, unless the backend waits for copies: the cancel
+/// would end the wait, not the commit (§7).
+pub(crate) async fn cancel(world: &dyn World, local: &Local, pid: i32, packet: &[u8]) -> bool {
+    let forward = async {
+        if !world.may_cancel(pid).await {
+            tracing::info!(pid, "did not cancel a backend that waits for copies");
+            return Ok(false);
+        }
+        let mut server = UnixStream::connect(&local.socket).await?;
+        server.write_all(packet).await?;
+        // The server closes when it has sent the signal.
+        server.read_to_end(&mut Vec::new()).await?;
+        std::io::Result::Ok(true)
+    };
+    match timeout(limits::CANCEL_WAIT, forward).await {
+        Ok(Ok(forwarded)) => forwarded,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "could not forward a cancel request");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// Counts a session while it exists.
@@ -201,196 +182,90 @@ impl Drop for Place<'_> {
     }
 }
 
-/// One session: two directions that do not wait for each other.
 struct Relay<'a> {
-    options: &'a SessionsOptions,
+    world: &'a dyn World,
+    local: &'a Local,
+    gate: &'a Gate,
     term: Term,
-    talk: Mutex<Conversation>,
-    /// Whether the client has whole messages only, so that one of ours may follow.
-    whole: AtomicBool,
+    replica: bool,
 }
 
-enum End {
-    ClientLeft,
-    /// The server closed; whether an error was its last word.
-    ServerLeft {
-        explained: bool,
-    },
-    Cut,
-    Unasked,
-}
-
-impl<'a> Relay<'a> {
-    fn new(options: &'a SessionsOptions, term: Term) -> Self {
-        Self { options, term, talk: Mutex::default(), whole: AtomicBool::new(true) }
-    }
-
-    async fn run<S: Stream>(
-        &self,
-        client: &mut S,
-        server: UnixStream,
-        over: impl Future<Output = ()>,
-    ) -> Result<Ended, Report> {
-        let (mut from_server, mut to_server) = server.into_split();
-        let end = {
-            let (mut from_client, mut to_client) = tokio::io::split(&mut *client);
-            tokio::select! {
-                biased;
-                () = over => End::Cut,
-                end = self.responses(&mut from_server, &mut to_client) => end,
-                () = self.requests(&mut from_client, &mut to_server) => End::ClientLeft,
-            }
-        };
-        // Before the last word: nothing more of this session may happen on the server's side of us.
-        drop((from_server, to_server));
-        let because = match end {
-            End::Cut => "the writer of this cluster moved",
-            _ => "the writer's PostgreSQL closed the connection",
-        };
-        let (outcome, goodbye, terminated) = {
-            let talk = self.talk();
-            (talk.outcome(), talk.goodbye(because), talk.terminated())
-        };
-        let may_speak = self.whole.load(Ordering::Relaxed) && !terminated;
-        match end {
-            End::Unasked => {
-                tracing::error!(
-                    "refused a login for which PostgreSQL asked no password: pg_hba.conf must \
-                     demand one on the local socket from all roles but quorate's own"
-                );
-                Err(Report::fatal("28000", "the server would let this role in without a password")
-                    .hint("Make pg_hba.conf ask for scram-sha-256 on local connections."))
-            }
-            // A server that closes because the client said goodbye may be seen first.
-            End::ClientLeft => Ok(Ended::Client),
-            End::ServerLeft { .. } if terminated => Ok(Ended::Client),
-            End::ServerLeft { explained } => {
-                if may_speak && !explained {
-                    say(client, &goodbye).await;
-                }
-                Ok(Ended::Server)
-            }
-            End::Cut => {
-                if may_speak {
-                    say(client, &goodbye).await;
-                }
-                Ok(Ended::Cut(outcome))
-            }
-        }
-    }
-
-    /// Server to client.
+impl Relay<'_> {
+    /// Server to gateway.
     async fn responses(
         &self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-    ) -> End {
+    ) -> Ended {
         let mut scan = Scan::default();
+        let mut out = BytesMut::new();
         loop {
             scan.buf.reserve(limits::CHUNK);
             match from.read_buf(&mut scan.buf).await {
                 Ok(n) if n > 0 => {}
-                _ => return End::ServerLeft { explained: scan.ended_in_error() },
+                _ => return Ended::Server,
             }
             loop {
                 let stretch = match scan.advance() {
                     Ok(stretch) => stretch,
                     Err(error) => {
                         tracing::error!(%error, "the local server does not speak the protocol");
-                        return End::ServerLeft { explained: false };
+                        return Ended::Server;
                     }
                 };
-                if stretch.len > 0 {
-                    // R12: asked after PostgreSQL produced the bytes, before they leave.
-                    if !self.options.gate.passed(self.term, self.options.clock).await {
-                        return End::Cut;
-                    }
-                    self.whole.store(false, Ordering::Relaxed);
-                    if send(to, &scan.buf[..stretch.len]).await.is_err() {
-                        return End::ClientLeft;
-                    }
-                    self.whole.store(stretch.whole, Ordering::Relaxed);
-                    scan.passed(stretch.len);
-                    let mut talk = self.talk();
-                    stretch.said.iter().for_each(|&said| talk.server(said));
-                }
+                out.put_slice(&scan.buf[..stretch.len]);
+                scan.passed(stretch.len);
                 match stretch.then {
                     Then::Read => break,
-                    Then::Unasked if self.options.unasked => {}
-                    Then::Unasked => return End::Unasked,
+                    Then::Ready(len) => {
+                        if !self.replica {
+                            let token = self.world.acknowledged();
+                            put(&mut out, POSITION, |out| out.put_slice(&token.encode()));
+                        }
+                        out.put_slice(&scan.buf[..len]);
+                        scan.passed(len);
+                    }
                     Then::CancelledWait(len) => {
                         tracing::info!("a commit stopped waiting for copies; its answer waits");
-                        if !self.options.quorum.sample_and_wait().await {
-                            return End::Cut;
+                        if !self.world.settled().await {
+                            return Ended::Cut;
                         }
-                        scan.dropped(len);
+                        scan.passed(len);
                     }
                 }
             }
+            if out.is_empty() {
+                continue;
+            }
+            // R12: asked after PostgreSQL produced the bytes, before they leave.
+            if !self.gate.passed(self.term, self.local.clock).await {
+                return Ended::Cut;
+            }
+            if send(to, &out).await.is_err() {
+                return Ended::Client;
+            }
+            out.clear();
         }
-    }
-
-    /// Client to server; returns when the client is gone.
-    async fn requests(
-        &self,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
-    ) {
-        let mut splitter = Splitter::new();
-        let mut chunk = BytesMut::with_capacity(limits::CHUNK);
-        loop {
-            match from.read_buf(&mut chunk).await {
-                Ok(n) if n > 0 => {}
-                _ => return,
-            }
-            // Known before it is passed on: what was sent may have happened.
-            if let Err(error) = note(&mut splitter, &chunk, &mut self.talk()) {
-                tracing::debug!(%error, "a client does not speak the protocol");
-                return;
-            }
-            if to.write_all(&chunk).await.is_err() {
-                // The server is gone; what it said last is still to be read by the other direction.
-                std::future::pending::<()>().await;
-            }
-            chunk.clear();
-        }
-    }
-
-    fn talk(&self) -> MutexGuard<'_, Conversation> {
-        // No code that can panic runs under the lock.
-        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn note(
-    splitter: &mut Splitter,
-    mut chunk: &[u8],
-    talk: &mut Conversation,
-) -> Result<(), quorate_wire::Error> {
+/// Gateway to server; returns when the gateway is gone.
+async fn requests(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+    let mut chunk = BytesMut::with_capacity(limits::CHUNK);
     loop {
-        let step = splitter.step(chunk, Conversation::see)?;
-        chunk = &chunk[step.used..];
-        match step.event {
-            None => return Ok(()),
-            Some(Event::Head(part)) => talk.client(part),
-            Some(Event::End(_)) => {}
+        match from.read_buf(&mut chunk).await {
+            Ok(n) if n > 0 => {}
+            _ => return,
         }
+        if to.write_all(&chunk).await.is_err() {
+            // The server is gone; what it said last is still to be read by the other direction.
+            std::future::pending::<()>().await;
+        }
+        chunk.clear();
     }
 }
 
 async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes).await?;
     to.flush().await
-}
-
-/// Says a last word, as far as the other side listens.
-pub(crate) async fn say(to: &mut (impl AsyncWrite + Unpin), report: &Report) {
-    let bytes = report.encode();
-    let said = async {
-        send(to, &bytes).await?;
-        to.shutdown().await
-    };
-    if !matches!(timeout(limits::GOODBYE_WAIT, said).await, Ok(Ok(()))) {
-        tracing::debug!(code = report.code, "a client left before the last word");
-    }
 }

@@ -46,7 +46,7 @@ pub use options::{ServerOptions, User};
 pub use process::{Mode, Server, Status, kill_leftovers};
 pub use release::release;
 pub use sql::{
-    Admin, Cancelled, Marker, Probe, Promoted, Setting, Slot, StandbyPosition, WalReceiver,
+    Admin, Cancelled, Login, Marker, Probe, Promoted, Setting, Slot, StandbyPosition, WalReceiver,
 };
 pub use timelines::{Position, history, reserve as reserve_timelines};
 

@@ -58,13 +58,25 @@ pub struct Report {
     pub detail: Option<String>,
     /// What a person should do.
     pub hint: Option<String>,
+    /// More for the log of this side, which the other one is not to know.
+    pub log: Option<String>,
 }
 
 impl Report {
     /// A report that ends the session.
     pub fn fatal(code: &'static str, message: impl Into<String>) -> Self {
         let severity = Severity::Fatal;
-        Self { severity, code, message: message.into(), detail: None, hint: None }
+        Self { severity, code, message: message.into(), detail: None, hint: None, log: None }
+    }
+
+    /// A report that ends the statement.
+    pub fn error(code: &'static str, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, ..Self::fatal(code, message) }
+    }
+
+    /// The same report with more for our own log.
+    pub fn log(self, why: impl Into<String>) -> Self {
+        Self { log: Some(why.into()), ..self }
     }
 
     /// The same report with a detail.

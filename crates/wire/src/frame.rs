@@ -192,7 +192,8 @@ pub fn take_cstr<'a>(body: &mut &'a [u8], what: &'static str) -> Result<&'a [u8]
     Ok(text)
 }
 
-fn body_len(header: &[u8; HEADER]) -> Result<usize, Error> {
+/// The length of the body that a header announces.
+pub fn body_len(header: &[u8; HEADER]) -> Result<usize, Error> {
     let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
     match (length as usize).checked_sub(4) {
         Some(len) if len <= limits::MESSAGE_MAX => Ok(len),

@@ -10,6 +10,7 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod replication;
+pub mod sql;
 pub mod startup;
 
 pub use error::{Error, Retry};

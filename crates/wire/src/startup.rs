@@ -7,6 +7,8 @@ use crate::{Error, limits};
 
 /// Protocol version 3.0 as it stands in a startup packet.
 pub const VERSION_3_0: u32 = 0x0003_0000;
+/// Protocol version 3.2: longer cancel keys.
+pub const VERSION_3_2: u32 = 0x0003_0002;
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;

@@ -50,6 +50,17 @@ pub enum Marker {
     Outdated,
 }
 
+/// What the server knows of a role that logs in. The verifier is a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// `rolpassword`.
+    pub password: Option<String>,
+    /// `rolcanlogin`.
+    pub may_log_in: bool,
+    /// Whether `rolvaliduntil` has passed.
+    pub expired: bool,
+}
+
 /// What became of a wish to cancel a backend's statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {
@@ -160,6 +171,36 @@ impl Admin {
         let sql = "SELECT count(*) FROM pg_stat_activity \
                    WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM 'quorate'";
         need(&self.questions.row("count its clients", sql).await?, 0, "a count")
+    }
+
+    /// What the server knows of a role that logs in: its password's verifier, whether it may log in
+    /// at all, and whether the password is no longer valid. `None`: there is no such role.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Sql`].
+    pub async fn login(&self, role: &str) -> Result<Option<Login>, Error> {
+        let sql = format!(
+            "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < clock_timestamp(), false) \
+             FROM pg_authid WHERE rolname = {}",
+            literal(role)
+        );
+        let rows = self.questions.ask("look up a role", &sql).await?.rows;
+        Ok(rows.first().map(|row| Login {
+            password: row.get(0).map(str::to_owned),
+            may_log_in: row.get(1) == Some("t"),
+            expired: row.get(2) == Some("t"),
+        }))
+    }
+
+    /// What became of a transaction, by its 64-bit id, as the commit log of the local server knows:
+    /// `committed`, `aborted`, `in progress`; `None` when it is too old to be known.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Sql`] (an id that was never assigned is refused).
+    pub async fn transaction_status(&self, xid: u64) -> Result<Option<String>, Error> {
+        let sql = format!("SELECT pg_xact_status('{xid}'::xid8)");
+        let row = self.questions.row("look up a transaction", &sql).await?;
+        Ok(row.get(0).map(str::to_owned))
     }
 
     /// What a backend waits for, as PostgreSQL names it; `None` when it works or is gone.

@@ -1,0 +1,83 @@
+//! A gateway before one PostgreSQL server, for measurements: `front SOCKET PORT`. It lets in whoever
+//! comes; the server must trust its socket.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use quorate_core::{Lsn, Moment, NodeId, Term};
+use quorate_gateway::*;
+use tokio::sync::watch;
+
+struct One {
+    local: Local,
+    view: Arc<View>,
+    changes: watch::Sender<u64>,
+}
+
+impl World for One {
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+    fn local(&self) -> Option<Local> {
+        Some(self.local.clone())
+    }
+    fn acknowledged(&self) -> Token {
+        Token { term: Term(1), lsn: Lsn(1) }
+    }
+    fn dial(&self, _: NodeId) -> BoxFuture<'_, Result<BoxStream, String>> {
+        Box::pin(async { Err("alone".to_owned()) })
+    }
+    fn role(&self, _: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
+        Box::pin(async { Ok(None) })
+    }
+    fn role_here(&self, name: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
+        self.role(name)
+    }
+    fn settled(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+    fn may_cancel(&self, _: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+    fn fate(&self, _: Transaction) -> BoxFuture<'_, Fate> {
+        Box::pin(async { Fate::Unknown })
+    }
+    fn fate_here(&self, _: Transaction) -> BoxFuture<'_, Option<Fate>> {
+        Box::pin(async { None })
+    }
+    fn nodes(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+}
+
+fn clock() -> Moment {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Moment(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let socket = args.next().unwrap();
+    let port = args.next().unwrap();
+    let gate = Arc::new(Gate::new());
+    gate.open(Term(1));
+    gate.renew(Term(1), Moment(u64::MAX));
+    let node = NodeId::new("n1").unwrap();
+    let view = View {
+        term: Term(1),
+        writer: Some(Writer { node, term: Term(1), here: true }),
+        ..View::default()
+    };
+    let local = Local { socket: socket.into(), gate, reads: Arc::new(Gate::new()), clock };
+    let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
+    let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    let _gateway =
+        Gateway::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![listener]).unwrap();
+    loop {
+        std::thread::park();
+    }
+}

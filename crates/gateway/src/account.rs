@@ -1,0 +1,156 @@
+//! One database as one role: its pools, one for each server, and what is known about it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+
+use quorate_core::NodeId;
+use quorate_core::gateway::{Gateway, Pool as Spec};
+use quorate_wire::Startup;
+
+use crate::functions::Catalog;
+use crate::limits;
+use crate::login::{Known, Wish};
+use crate::metrics::Counters;
+use crate::pool::Pool;
+use crate::server::{Reported, Server};
+
+/// A database and a role.
+pub(crate) struct Account {
+    pub(crate) database: Box<str>,
+    pub(crate) user: Box<str>,
+    spec: RefCell<Rc<Spec>>,
+    pools: RefCell<BTreeMap<NodeId, Rc<Pool>>>,
+    /// What the last new connection reported: what a client is told when it logs in.
+    reported: RefCell<Option<Rc<Reported>>>,
+    /// What clients are told who log in with these settings.
+    logins: RefCell<HashMap<Vec<Wish>, Rc<Known>>>,
+    /// Texts that a standby refused to run, by fingerprint.
+    refused: RefCell<HashSet<u64>>,
+    functions: RefCell<Rc<Catalog>>,
+    pub(crate) counters: Counters,
+    /// When the functions were read last, by the clock of the worker.
+    pub(crate) functions_read: Cell<u64>,
+    /// Held back by an operator: PAUSE.
+    pub(crate) paused: Cell<bool>,
+}
+
+impl Account {
+    pub(crate) fn new(database: &str, user: &str, wanted: &Gateway) -> Rc<Self> {
+        Rc::new(Self {
+            database: database.into(),
+            user: user.into(),
+            spec: RefCell::new(Rc::new(wanted.pool_for(database, user))),
+            pools: RefCell::default(),
+            reported: RefCell::default(),
+            logins: RefCell::default(),
+            refused: RefCell::default(),
+            functions: RefCell::default(),
+            counters: Counters::default(),
+            functions_read: Cell::new(0),
+            paused: Cell::new(false),
+        })
+    }
+
+    /// What the operator wants for it.
+    pub(crate) fn spec(&self) -> Rc<Spec> {
+        Rc::clone(&self.spec.borrow())
+    }
+
+    /// The operator wants something else.
+    pub(crate) fn configure(&self, wanted: &Gateway) {
+        let spec = Rc::new(wanted.pool_for(&self.database, &self.user));
+        for pool in self.pools.borrow().values() {
+            pool.size.set(spec.size);
+        }
+        *self.spec.borrow_mut() = spec;
+    }
+
+    /// Functions of the database.
+    pub(crate) fn functions(&self) -> Rc<Catalog> {
+        Rc::clone(&self.functions.borrow())
+    }
+
+    pub(crate) fn set_functions(&self, catalog: Catalog) {
+        *self.functions.borrow_mut() = Rc::new(catalog);
+    }
+
+    /// The pool of a server.
+    pub(crate) fn pool(&self, node: NodeId) -> Rc<Pool> {
+        let size = self.spec.borrow().size;
+        let mut pools = self.pools.borrow_mut();
+        Rc::clone(pools.entry(node).or_insert_with(|| Pool::new(node, size)))
+    }
+
+    /// All pools.
+    pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().cloned().collect()
+    }
+
+    /// Transactions that a server has to do for this account, and clients that wait for it.
+    pub(crate) fn load(&self, node: NodeId) -> usize {
+        let pools = self.pools.borrow();
+        pools.get(&node).map_or(0, |pool| {
+            let (idle, open, waiting) = pool.counts();
+            open - idle.min(open) + waiting
+        })
+    }
+
+    /// Takes a connection back that served a transaction.
+    pub(crate) fn put(&self, server: Server) {
+        let pool = self.pools.borrow().get(&server.node).cloned();
+        if let Some(pool) = pool {
+            pool.put(server);
+        }
+    }
+
+    pub(crate) fn reported(&self) -> Option<Rc<Reported>> {
+        self.reported.borrow().clone()
+    }
+
+    pub(crate) fn set_reported(&self, reported: &Reported) {
+        let known = self.reported.borrow().as_ref().is_some_and(|known| **known == *reported);
+        if !known {
+            *self.reported.borrow_mut() = Some(Rc::new(reported.clone()));
+            self.logins.borrow_mut().clear();
+        }
+    }
+
+    /// What clients are told who log in with these settings, when that is known.
+    pub(crate) fn login(&self, wishes: &[Wish]) -> Option<Rc<Known>> {
+        self.logins.borrow().get(wishes).cloned()
+    }
+
+    pub(crate) fn remember_login(&self, wishes: Vec<Wish>, known: Rc<Known>) {
+        let mut logins = self.logins.borrow_mut();
+        if logins.len() >= limits::LOGINS_KNOWN_MAX {
+            logins.clear();
+        }
+        logins.insert(wishes, known);
+    }
+
+    /// Whether a standby refused this text.
+    pub(crate) fn was_refused(&self, fingerprint: u64) -> bool {
+        let refused = self.refused.borrow();
+        !refused.is_empty() && refused.contains(&fingerprint)
+    }
+
+    /// A standby refused this text.
+    pub(crate) fn remember_refused(&self, fingerprint: u64) {
+        let mut refused = self.refused.borrow_mut();
+        if refused.len() >= limits::REFUSED_MAX {
+            refused.clear();
+        }
+        refused.insert(fingerprint);
+    }
+
+    /// The first packet to a server.
+    pub(crate) fn startup(&self, read_only: bool) -> Startup {
+        let mut startup = Startup::new(&[("user", &self.user), ("database", &self.database)]);
+        if read_only {
+            // A standby refuses writes anyway, as long as it is one.
+            startup.set("options", "-c default_transaction_read_only=on");
+        }
+        startup
+    }
+}

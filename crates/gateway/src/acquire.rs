@@ -1,0 +1,342 @@
+//! A server for a group of messages: which one, and the wait for it.
+
+use std::rc::Rc;
+
+use quorate_core::gateway::Consistency;
+use quorate_wire::backend::Report;
+use quorate_wire::sql::Access;
+use tokio::net::UnixStream;
+
+use crate::account::Account;
+use crate::client::Client;
+use crate::group::Group;
+use crate::io::Io;
+use crate::metrics::count;
+use crate::opening;
+use crate::pool::Had;
+use crate::route::{self, Because, Way};
+use crate::server::{Fence, Gone, Part, Server};
+use crate::settings::Settings;
+use crate::upstream::{XID_QUERY, XID_STATEMENT};
+use crate::worker::Worker;
+use crate::world::{Token, View, Writer};
+use crate::{functions, limits};
+
+/// A server, or what the client is told.
+pub(crate) type Acquired = Result<Server, Box<Report>>;
+
+/// Where a group goes.
+pub(crate) fn way(client: &Client, view: &View, group: &Group) -> Result<Way, Box<Report>> {
+    if group.access == Access::Write {
+        return Ok(Way::Writer(Because::Writes));
+    }
+    if !view.wanted.split || client.is_pinned() {
+        return Ok(Way::Writer(Because::Asked));
+    }
+    if client.account.was_refused(group.fingerprint) {
+        return Ok(Way::Writer(Because::Refused));
+    }
+    let token = match client.token.map(|token| present(token, view)) {
+        None => None,
+        Some(Ok(token)) => Some(token),
+        Some(Err(lost)) if client.asked.consistency != Consistency::Eventual => {
+            return Err(Box::new(lost));
+        }
+        Some(Err(_)) => None,
+    };
+    let load = |node| client.account.load(node);
+    Ok(route::read(&client.asked, token, view, load))
+}
+
+/// A token as a position of the present reign, when the present reign has it.
+fn present(token: Token, view: &View) -> Result<Token, Report> {
+    let Some(writer) = view.writer else { return Ok(token) };
+    if token.term >= writer.term {
+        return Ok(token);
+    }
+    // The first reign that ended at or after the token's own cut off what came later in it.
+    let end = view.ends.iter().find(|(term, _)| *term >= token.term).map(|(_, end)| *end);
+    match end {
+        Some(end) if token.lsn > end => {
+            let message = "history lost: what this session saw was not kept by a failover";
+            Err(Report::error("QR010", message)
+                .detail(format!(
+                    "The position {} of term {} is behind {end}, where that term ended.",
+                    token.lsn, token.term
+                ))
+                .hint("Read again without the token: SET quorate.token = ''."))
+        }
+        _ => Ok(Token { term: writer.term, lsn: token.lsn }),
+    }
+}
+
+/// Finds a server for a group, waiting as long as the operator allows.
+pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group) -> Acquired {
+    let spec = client.account.spec();
+    if let Some(because) = &spec.disabled {
+        return Err(Box::new(
+            Report::error("57014", format!("an operator has stopped this: {because}"))
+                .hint("Ask the operator of the cluster (gateway.pools, disabled)."),
+        ));
+    }
+    let view = worker.view();
+    match way(client, &view, group)? {
+        Way::Writer(because) => {
+            let counters = &client.account.counters.to_writer;
+            if let Some(counter) = counters.get(because as usize) {
+                count(counter);
+            }
+            writer(worker, &client.account, &client.settings).await
+        }
+        Way::Replica { node, incarnation } => {
+            match replica(worker, client, &view, node, incarnation).await {
+                Some(server) => {
+                    count(&client.account.counters.on_replicas);
+                    Ok(server)
+                }
+                None => writer(worker, &client.account, &client.settings).await,
+            }
+        }
+        Way::Nobody => Err(Box::new(
+            Report::error("57P03", "no replica may serve this read now")
+                .detail("None is known to have what was asked for, or none is near enough.")
+                .hint("Try again in a moment, or allow the writer: SET quorate.read_from = prefer."),
+        )),
+    }
+}
+
+/// A connection to the writer; waits while there is none.
+pub(crate) async fn writer(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+) -> Acquired {
+    let mut since = None;
+    let mut refused = None;
+    let mut tries = 0;
+    loop {
+        let view = worker.view();
+        if let Some(at) = view.writer.filter(|_| !account.paused.get()) {
+            match connection(worker, account, settings, at).await {
+                Ok(server) => return Ok(server),
+                Err(Failed::Told(report)) => return Err(report),
+                Err(Failed::Later(why)) => refused = Some(why),
+            }
+            tries += 1;
+        }
+        let since = *since.get_or_insert_with(|| worker.now());
+        if worker.now() >= since + view.wanted.hold_ms {
+            return Err(Box::new(no_writer(&view, refused)));
+        }
+        let Some(_held) = worker.hold(view.wanted.held_max) else {
+            return Err(Box::new(
+                Report::error("53300", "too many transactions wait for a writer")
+                    .hint("Try again in a moment."),
+            ));
+        };
+        worker.changed(if tries > 0 { worker.pause(tries) } else { limits::LOOK_AGAIN }).await;
+    }
+}
+
+fn no_writer(view: &View, refused: Option<String>) -> Report {
+    let report = Report::error("57P03", "the cluster has no writer now");
+    let because = match (refused, view.because.as_str()) {
+        (Some(refused), _) => Some(refused),
+        (None, "") => None,
+        (None, because) => Some(because.to_owned()),
+    };
+    let report = match because {
+        Some(because) => report.detail(because),
+        None => report,
+    };
+    report.hint("Nothing was executed. Try again in a moment; quorate status tells why.")
+}
+
+/// Why there is no connection.
+enum Failed {
+    /// The client is to know.
+    Told(Box<Report>),
+    /// It may work in a moment.
+    Later(String),
+}
+
+/// A connection to this writer.
+async fn connection(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+    at: Writer,
+) -> Result<Server, Failed> {
+    let pool = account.pool(at.node);
+    let part = Part::Writer(at.term);
+    let spec = account.spec();
+    let until = || worker.now() + spec.wait_ms;
+    match pool.take(part, settings, spec.waiting_max, until).await {
+        Had::Server(server) => Ok(server),
+        Had::Place(place) => {
+            let opened = open(worker, account, (at.node, at.here), part).await;
+            match opened {
+                Ok(mut server) => {
+                    server.place = Some(place);
+                    Ok(server)
+                }
+                Err(gone) => Err(failed(gone, account)),
+            }
+        }
+        Had::Expired => {
+            count(&account.counters.expired);
+            Err(Failed::Told(Box::new(
+                Report::error("53300", "no server connection was free in time")
+                    .detail(format!(
+                        "All {} connections of {} in {} were busy for {} ms.",
+                        spec.size, account.user, account.database, spec.wait_ms
+                    ))
+                    .hint("Nothing was executed. Raise gateway.pool.size, or shorten transactions."),
+            )))
+        }
+        Had::Crowded => Err(Failed::Told(Box::new(
+            Report::error("53300", "too many clients wait for a server connection")
+                .hint("Nothing was executed. Raise gateway.pool.size or gateway.pool.waiting_max."),
+        ))),
+    }
+}
+
+/// What a failed attempt to log in means.
+fn failed(gone: Gone, account: &Account) -> Failed {
+    let Gone::Refused(body) = &gone else { return Failed::Later(gone.sentence()) };
+    let fields = quorate_wire::backend::Fields::parse(body);
+    let code = fields.as_ref().map_or("", |f| f.code());
+    // Starting up, shutting down, full: that passes.
+    if code.starts_with("57P") || code.starts_with("53") || code.is_empty() {
+        return Failed::Later(gone.sentence());
+    }
+    tracing::info!(
+        user = %account.user, database = %account.database,
+        "the server refused a login: {}", gone.sentence()
+    );
+    let message = fields.map(|f| f.message().to_owned()).unwrap_or_default();
+    let code = match code {
+        "3D000" => "3D000",
+        "42501" => "42501",
+        "28000" => "28000",
+        "28P01" => "28P01",
+        _ => "08004",
+    };
+    Failed::Told(Box::new(Report::error(code, message)))
+}
+
+/// Opens a connection and makes it ready for clients.
+async fn open(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    (node, here): (quorate_core::NodeId, bool),
+    part: Part,
+) -> Result<Server, Gone> {
+    let _turn = worker.dials.acquire().await;
+    count(&account.counters.opened);
+    let opening = opened(worker, account, (node, here), part);
+    match tokio::time::timeout(limits::OPEN_WAIT, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Gone::Lost(format!("{node} did not answer in time"))),
+    }
+}
+
+async fn opened(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    (node, here): (quorate_core::NodeId, bool),
+    part: Part,
+) -> Result<Server, Gone> {
+    let startup = account.startup(part == Part::Replica);
+    let (io, fence) = if here {
+        let local = worker.world.local().ok_or(Gone::Lost("no server on this node".into()))?;
+        let gate = if part == Part::Replica { local.reads } else { local.gate };
+        let Some(term) = gate.term().filter(|t| part == Part::Replica || part == Part::Writer(*t))
+        else {
+            return Err(Gone::Lost(format!("{node} does not serve now")));
+        };
+        let fence = Fence { gate, term, clock: local.clock };
+        (Io::Unix(UnixStream::connect(&local.socket).await?), Some(fence))
+    } else {
+        let mut far = worker.world.dial(node).await.map_err(Gone::Lost)?;
+        let frame = opening::session(part == Part::Replica);
+        tokio::io::AsyncWriteExt::write_all(&mut far, &frame).await?;
+        (Io::Far(far), None)
+    };
+    let mut server = Server::open(io, (node, part, fence), &startup, here, worker.now()).await?;
+    worker.follow(&server);
+    match part {
+        Part::Writer(_) => {
+            account.set_reported(&server.reported);
+            let sql = format!(
+                "PREPARE {} AS {XID_QUERY}",
+                String::from_utf8_lossy(XID_STATEMENT)
+            );
+            server.asks_xid = server.ask(sql.as_bytes()).await?.error.is_none();
+        }
+        Part::Replica => {
+            let sql = "SELECT (1000000 * extract(epoch FROM \
+                       pg_catalog.pg_postmaster_start_time()))::bigint";
+            let answer = server.ask(sql.as_bytes()).await?;
+            let text = answer.column(0, 0).and_then(|v| std::str::from_utf8(v).ok());
+            server.incarnation = text.and_then(|v| v.parse().ok()).unwrap_or(0);
+        }
+    }
+    learn_functions(account, &mut server, worker.now()).await?;
+    Ok(server)
+}
+
+/// Reads the functions of the database, when they are not known or were read long ago.
+pub(crate) async fn learn_functions(
+    account: &crate::account::Account,
+    server: &mut Server,
+    now: u64,
+) -> Result<(), Gone> {
+    if account.functions().known && now < account.functions_read.get() + limits::FUNCTIONS_AGE_MS {
+        return Ok(());
+    }
+    account.functions_read.set(now);
+    let answer = server.ask(functions::QUERY.as_bytes()).await?;
+    match answer.failed() {
+        None => account.set_functions(functions::Catalog::read(&answer)),
+        Some(why) => tracing::warn!(
+            database = %account.database,
+            "cannot read the functions of a database; statements that call them go to the writer: \
+             {why}"
+        ),
+    }
+    Ok(())
+}
+
+/// A connection to a replica that can prove what was asked of it; `None` when there is none now.
+async fn replica(
+    worker: &Rc<Worker>,
+    client: &Client,
+    view: &View,
+    node: quorate_core::NodeId,
+    incarnation: u64,
+) -> Option<Server> {
+    let here = view.replicas.iter().find(|r| r.node == node)?.here;
+    let pool = client.account.pool(node);
+    let spec = client.account.spec();
+    let until = || worker.now() + spec.wait_ms;
+    loop {
+        match pool.take(Part::Replica, &client.settings, spec.waiting_max, until).await {
+            // What is known was said of another start of that server.
+            Had::Server(server) if server.incarnation != incarnation => drop(server),
+            Had::Server(server) => return Some(server),
+            Had::Place(place) => {
+                let mut server = match open(worker, &client.account, (node, here), Part::Replica).await {
+                    Ok(server) => server,
+                    Err(gone) => {
+                        tracing::debug!(%node, "no connection to a replica: {}", gone.sentence());
+                        return None;
+                    }
+                };
+                server.place = Some(place);
+                return (server.incarnation == incarnation).then_some(server);
+            }
+            Had::Expired | Had::Crowded => return None,
+        }
+    }
+}

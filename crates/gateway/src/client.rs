@@ -1,0 +1,279 @@
+//! A client's session: what it has said, what it was promised, and what must follow it from server
+//! to server.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use quorate_core::gateway::{Consistency, ReadFrom};
+use quorate_wire::backend::Status;
+
+use crate::account::Account;
+use crate::io::End;
+use crate::route::Asked;
+use crate::server::Reins;
+use crate::settings::Settings;
+use crate::statements::Statement;
+use crate::world::Token;
+
+/// Why a client keeps its server between transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// The pool is in session mode.
+    Session,
+    /// A temporary table.
+    Temporary,
+    /// A session-level advisory lock.
+    Advisory,
+    /// LISTEN.
+    Listen,
+    /// A cursor WITH HOLD.
+    Cursor,
+    /// A statement prepared by SQL.
+    Prepared,
+    /// A library was loaded.
+    Library,
+    /// A setting whose name cannot be told from the statement.
+    Setting,
+    /// Code ran that may have left something that cannot be looked for.
+    Code,
+    /// A statement that is too long to be prepared again elsewhere.
+    Long,
+}
+
+impl Pin {
+    /// For people.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Pin::Session => "the pool is in session mode",
+            Pin::Temporary => "it has a temporary table",
+            Pin::Advisory => "it holds a session-level advisory lock",
+            Pin::Listen => "it listens",
+            Pin::Cursor => "it has a cursor WITH HOLD",
+            Pin::Prepared => "it prepared a statement with PREPARE",
+            Pin::Library => "it loaded a library",
+            Pin::Setting => "it made a setting that cannot be followed",
+            Pin::Code => "it ran code that may have left something in the session",
+            Pin::Long => "it prepared a very long statement",
+        }
+    }
+}
+
+/// What is seen of a client from outside its task.
+pub(crate) struct Handle {
+    pub(crate) id: u32,
+    pub(crate) secret: [u8; 32],
+    pub(crate) account: Rc<Account>,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) application: RefCell<Box<[u8]>>,
+    pub(crate) encrypted: bool,
+    /// Milliseconds of the worker's clock.
+    pub(crate) since: u64,
+    pub(crate) state: Cell<State>,
+    pub(crate) pin: Cell<Option<Pin>>,
+    /// The server it is linked to: for cancel requests.
+    pub(crate) linked: RefCell<Option<Linked>>,
+    /// Ends the session.
+    pub(crate) killed: Cell<bool>,
+    /// The session while it waits for its client.
+    pub(crate) waker: Cell<Option<std::task::Waker>>,
+}
+
+/// What a client is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Idle,
+    Waiting,
+    Active,
+}
+
+/// The server a client is linked to.
+#[derive(Clone)]
+pub(crate) struct Linked {
+    pub(crate) reins: Rc<Reins>,
+    pub(crate) key: quorate_wire::CancelKey,
+    pub(crate) node: quorate_core::NodeId,
+    pub(crate) here: bool,
+}
+
+/// How a transaction was asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Commit,
+    Rollback,
+    /// In a text of several statements, or prepared, or chained.
+    Other,
+}
+
+/// What happened in the transaction under way.
+#[derive(Default)]
+pub(crate) struct Block {
+    /// It may have written.
+    pub(crate) wrote: bool,
+    /// Its id, once known.
+    pub(crate) xid: Option<u64>,
+    /// The id was asked for.
+    pub(crate) asked_xid: bool,
+    /// The answer to that has come.
+    pub(crate) answered_xid: bool,
+    /// Settings it may have changed.
+    pub(crate) settings: Vec<Box<[u8]>>,
+    /// It may have left something that can be looked for.
+    pub(crate) look: bool,
+    /// RESET ALL.
+    pub(crate) reset_all: bool,
+    /// DISCARD ALL.
+    pub(crate) discarded: bool,
+    /// DEALLOCATE ALL.
+    pub(crate) deallocated: bool,
+    /// Statements on the server that are to be closed.
+    pub(crate) stray: Vec<Box<[u8]>>,
+    /// Everything acknowledged is at or before this, by the word of a far server's node.
+    pub(crate) position: Option<Token>,
+    /// The client was told of an error.
+    pub(crate) failed: bool,
+    /// The statement that was asked to end it.
+    pub(crate) end: Option<Ending>,
+}
+
+/// A client's session.
+pub(crate) struct Client {
+    pub(crate) end: End,
+    pub(crate) account: Rc<Account>,
+    pub(crate) handle: Rc<Handle>,
+    /// Bytes of a message in progress, and whether they go to the server.
+    pub(crate) left: usize,
+    pub(crate) passing: bool,
+    /// Its prepared statements by name.
+    pub(crate) statements: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// The one without a name.
+    pub(crate) unnamed: Option<Rc<Statement>>,
+    pub(crate) settings: Rc<Settings>,
+    /// What it asked for when it connected: where RESET leads back to.
+    pub(crate) startup: Rc<Settings>,
+    pub(crate) block: Block,
+    pub(crate) token: Option<Token>,
+    pub(crate) asked: Asked,
+    /// `standard_conforming_strings`.
+    pub(crate) standard_strings: bool,
+    /// The encoding is one whose bytes a lexer can tell apart.
+    pub(crate) lexable: bool,
+    /// An error was told without a server: what follows is ignored up to the next Sync, which is
+    /// answered with this status.
+    pub(crate) skipping: Option<Status>,
+    /// Its transaction is gone; it does not know yet, or has not ended it yet.
+    pub(crate) lost: Option<Lost>,
+    /// Answers kept back, while the request may still be repeated elsewhere.
+    pub(crate) held: BytesMut,
+    /// The group under way, to be repeated.
+    pub(crate) replay: BytesMut,
+}
+
+/// A transaction block whose server is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The client is still to be told.
+    Untold(quorate_wire::backend::Report),
+    /// The client was told, and is still to end the block.
+    Told,
+}
+
+impl Client {
+    pub(crate) fn new(
+        end: End,
+        account: Rc<Account>,
+        handle: Rc<Handle>,
+        startup: Rc<Settings>,
+    ) -> Self {
+        let mut client = Self {
+            end,
+            handle,
+            left: 0,
+            passing: false,
+            statements: HashMap::new(),
+            unnamed: None,
+            settings: Rc::clone(&startup),
+            startup,
+            block: Block::default(),
+            token: None,
+            asked: Asked {
+                consistency: Consistency::default(),
+                read_from: ReadFrom::default(),
+                max_staleness_ms: 0,
+                sticky: None,
+            },
+            standard_strings: true,
+            lexable: true,
+            skipping: None,
+            lost: None,
+            held: BytesMut::new(),
+            replay: BytesMut::new(),
+            account,
+        };
+        client.read_settings();
+        client
+    }
+
+    /// Takes over what the settings say about the gateway itself.
+    pub(crate) fn read_settings(&mut self) {
+        let spec = self.account.spec();
+        let text = |name: &[u8]| {
+            let value = self.settings.get(name)?;
+            std::str::from_utf8(value).ok()
+        };
+        self.asked.consistency = text(b"quorate.consistency")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(spec.consistency);
+        self.asked.read_from =
+            text(b"quorate.read_from").and_then(|v| v.parse().ok()).unwrap_or(spec.read_from);
+        self.asked.max_staleness_ms = text(b"quorate.max_staleness")
+            .and_then(milliseconds)
+            .unwrap_or(spec.max_staleness_ms);
+        self.asked.sticky = text(b"quorate.sticky_key").filter(|k| !k.is_empty()).map(hash);
+        self.standard_strings = text(b"standard_conforming_strings") != Some("off");
+        self.lexable = text(b"client_encoding").is_none_or(is_lexable);
+    }
+
+    pub(crate) fn pin(&self, why: Pin) {
+        if matches!(self.handle.pin.get(), None | Some(Pin::Session)) {
+            self.handle.pin.set(Some(why));
+        }
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.handle.pin.get().is_some()
+    }
+}
+
+/// `500`, `500ms`, `2s`, `1min`, as PostgreSQL writes times.
+pub(crate) fn milliseconds(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "ms" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// FNV-1a: the same on every node, so that a key leads to the same replica from all of them.
+fn hash(key: &str) -> u64 {
+    let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    key.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// Whether the encoding never uses a byte below 0x80 as part of a longer character.
+fn is_lexable(encoding: &str) -> bool {
+    const SUCH: [&str; 11] = [
+        "UTF8", "UNICODE", "SQLASCII", "LATIN", "ISO8859", "WIN125", "WIN866", "WIN874", "KOI8",
+        "EUC", "MULE",
+    ];
+    let plain: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+    let plain = plain.to_ascii_uppercase();
+    SUCH.iter().any(|name| plain.starts_with(name))
+}

@@ -1,0 +1,308 @@
+//! How a client comes in: TLS, its first packet, who it is, what it is told before it may ask.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, BytesMut};
+use quorate_wire::backend::{AUTHENTICATION, KEY_DATA, Report};
+use quorate_wire::frame::{put, put_cstr};
+use quorate_wire::startup::{VERSION_3_0, VERSION_3_2};
+use quorate_wire::{CancelKey, FirstPacket, Startup, startup};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::account::Account;
+use crate::client::{Client, Handle, State};
+use crate::frontend::Shared;
+use crate::io::{End, Io};
+use crate::login::Known;
+use crate::metrics::count;
+use crate::settings::Settings;
+use crate::tls::Tls;
+use crate::worker::Worker;
+use crate::{Error, auth, cancel, limits, login};
+
+/// A connection whose first packet is read.
+pub(crate) struct Hello {
+    pub(crate) end: End,
+    pub(crate) first: FirstPacket,
+    pub(crate) encrypted: bool,
+    pub(crate) address: SocketAddr,
+}
+
+/// Somebody who may come in.
+pub(crate) enum Visitor {
+    Client(Box<Client>),
+    Console(Box<(End, Rc<Handle>)>),
+}
+
+/// Lets a client in, or tells it why not. `None`: there is nothing more to do with the connection.
+pub(crate) async fn enter(
+    worker: &Rc<Worker>,
+    shared: &Arc<Shared>,
+    tcp: TcpStream,
+    address: SocketAddr,
+) -> Result<Option<Visitor>, Error> {
+    tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
+    let doing = "waiting for a client to log in";
+    let greeting = timeout(limits::STARTUP_WAIT, greet(shared, tcp, address));
+    let Some(mut hello) = greeting.await.map_err(|_| Error::TimedOut { doing })?? else {
+        return Ok(None);
+    };
+    let startup = match std::mem::replace(&mut hello.first, FirstPacket::Ssl) {
+        FirstPacket::Startup(startup) => startup,
+        FirstPacket::Cancel(key) => {
+            cancel::request(worker, shared, key).await;
+            return Ok(None);
+        }
+        FirstPacket::Ssl | FirstPacket::GssEnc => return Ok(None),
+    };
+    match admit(worker, shared, &mut hello, &startup).await {
+        Ok(Some((account, known))) => {
+            Ok(Some(welcome(worker, shared, hello, account, known, &startup).await?))
+        }
+        Ok(None) => Ok(None),
+        Err(Refused::Report(report)) => {
+            let user = startup.get("user").map(String::from_utf8_lossy).unwrap_or_default();
+            tracing::info!(
+                %address, %user, code = report.code,
+                "refused a login: {}{}", report.message,
+                report.log.as_deref().map(|why| format!(": {why}")).unwrap_or_default()
+            );
+            say(&mut hello.end, &report).await;
+            Ok(None)
+        }
+        Err(Refused::Broken(error)) => Err(error),
+    }
+}
+
+/// Why somebody may not come in.
+pub(crate) enum Refused {
+    /// It is told.
+    Report(Box<Report>),
+    /// Its connection failed.
+    Broken(Error),
+}
+
+impl From<Report> for Refused {
+    fn from(report: Report) -> Self {
+        Refused::Report(Box::new(report))
+    }
+}
+
+impl From<Box<Report>> for Refused {
+    fn from(report: Box<Report>) -> Self {
+        Refused::Report(report)
+    }
+}
+
+/// Says a last word, as far as the other side listens, and closes.
+pub(crate) async fn say(end: &mut End, report: &Report) {
+    end.out.put_slice(&report.encode());
+    let said = async {
+        end.drain().await?;
+        std::future::poll_fn(|cx| end.io.poll_shutdown(cx)).await?;
+        // With unread bytes of the client's, the kernel would reset the connection and the client
+        // might never see what was said.
+        while end.fill().await? > 0 {
+            end.stash.clear();
+        }
+        std::io::Result::Ok(())
+    };
+    if !matches!(timeout(limits::GOODBYE_WAIT, said).await, Ok(Ok(()))) {
+        tracing::debug!(code = report.code, "a client left before the last word");
+    }
+}
+
+/// Reads first packets until one says what the client wants.
+async fn greet(
+    shared: &Shared,
+    tcp: TcpStream,
+    address: SocketAddr,
+) -> Result<Option<Hello>, Error> {
+    const DOING: &str = "greeting a client";
+    let mut end = End::new(Io::Tcp(tcp));
+    let mut encrypted = false;
+    loop {
+        // A TLS client that does not ask first begins with a handshake record.
+        if !encrypted && end.stash.first() == Some(&0x16) {
+            let Some(tls) = shared.tls.now() else { return Ok(None) };
+            end = handshake(end, &tls, true).await?;
+            encrypted = true;
+            continue;
+        }
+        let Some((first, used)) = startup::parse(&end.stash).map_err(Error::wire(DOING))? else {
+            if end.fill().await.map_err(Error::io(DOING))? == 0 {
+                return Ok(None);
+            }
+            continue;
+        };
+        match first {
+            FirstPacket::Ssl if !encrypted && shared.tls.now().is_some() => {
+                // Bytes that came before the handshake may be from anybody.
+                if end.stash.len() > used {
+                    return Ok(None);
+                }
+                let Some(tls) = shared.tls.now() else { return Ok(None) };
+                end.stash.clear();
+                end.out.put_u8(b'S');
+                end.drain().await.map_err(Error::io(DOING))?;
+                end = handshake(end, &tls, false).await?;
+                encrypted = true;
+            }
+            FirstPacket::Ssl | FirstPacket::GssEnc => {
+                end.stash.advance(used);
+                end.out.put_u8(b'N');
+                end.drain().await.map_err(Error::io(DOING))?;
+            }
+            FirstPacket::Startup(_) if !encrypted && shared.tls_required() => {
+                let report = Report::fatal("28000", "this server wants an encrypted connection")
+                    .hint("Connect with sslmode=require or stricter.");
+                say(&mut end, &report).await;
+                return Ok(None);
+            }
+            first => {
+                end.stash.advance(used);
+                return Ok(Some(Hello { end, first, encrypted, address }));
+            }
+        }
+    }
+}
+
+/// Encrypts a connection. `direct`: the client began without asking, and must name the protocol.
+async fn handshake(end: End, tls: &Tls, direct: bool) -> Result<End, Error> {
+    const DOING: &str = "encrypting a client's connection";
+    let Io::Tcp(tcp) = end.io else {
+        return Err(Error::io(DOING)(std::io::ErrorKind::InvalidInput.into()));
+    };
+    let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
+    let stream = crate::io::Rewound::new(end.stash, tcp);
+    let stream = acceptor.accept(stream).await.map_err(Error::io(DOING))?;
+    let named = stream.get_ref().1.alpn_protocol() == Some(b"postgresql");
+    if direct && !named {
+        return Err(Error::io(DOING)(std::io::ErrorKind::InvalidData.into()));
+    }
+    Ok(End::new(Io::Tls(Box::new(stream))))
+}
+
+type Admitted = Option<(Rc<Account>, Rc<Known>)>;
+
+/// Finds out who it is and whether it may come in.
+async fn admit(
+    worker: &Rc<Worker>,
+    shared: &Arc<Shared>,
+    hello: &mut Hello,
+    startup: &Startup,
+) -> Result<Admitted, Refused> {
+    if let Some(report) = login::refusal(startup) {
+        return Err(report.into());
+    }
+    let utf8 = |name: &str| startup.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+    let Some(user) = utf8("user").filter(|u| !u.is_empty()) else {
+        return Err(Report::fatal("28000", "no PostgreSQL user name specified in startup packet")
+            .into());
+    };
+    let database = utf8("database").filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone());
+    if worker.clients.borrow().len() >= shared.clients_max(worker) {
+        return Err(Report::fatal("53300", "too many clients on this node")
+            .hint("Raise gateway.clients_max, or connect to another node.")
+            .into());
+    }
+    negotiate(hello, startup);
+    let deadline = timeout(
+        limits::STARTUP_WAIT,
+        auth::authenticate(worker, shared, hello, &user, &database),
+    );
+    match deadline.await {
+        Ok(done) => done?,
+        Err(_) => {
+            let report = Report::fatal("08006", "the login took too long");
+            return Err(report.into());
+        }
+    }
+    let account = worker.account(&database, &user);
+    let known = login::known(worker, &account, startup).await?;
+    count(&account.counters.logins);
+    Ok(Some((account, known)))
+}
+
+/// Answers a client that wants a newer protocol or options of it that are not known here.
+fn negotiate(hello: &mut Hello, startup: &Startup) {
+    let unknown: Vec<&[u8]> = startup
+        .parameters
+        .iter()
+        .map(|(name, _)| &name[..])
+        .filter(|name| name.starts_with(b"_pq_."))
+        .collect();
+    if startup.version <= VERSION_3_2 && unknown.is_empty() {
+        return;
+    }
+    put(&mut hello.end.out, b'v', |out| {
+        out.put_u32(startup.version.min(VERSION_3_2));
+        out.put_u32(unknown.len() as u32);
+        for name in &unknown {
+            put_cstr(out, name);
+        }
+    });
+}
+
+/// Tells a client all that a server would tell it.
+async fn welcome(
+    worker: &Rc<Worker>,
+    shared: &Arc<Shared>,
+    mut hello: Hello,
+    account: Rc<Account>,
+    known: Rc<Known>,
+    startup: &Startup,
+) -> Result<Visitor, Error> {
+    let mut secret = [0; 32];
+    shared.random(&mut secret);
+    let application = known.settings.get(b"application_name").unwrap_or_default();
+    let handle = Rc::new(Handle {
+        id: worker.client_id(),
+        secret,
+        account: Rc::clone(&account),
+        address: hello.address,
+        application: RefCell::new(application.into()),
+        encrypted: hello.encrypted,
+        since: worker.now(),
+        state: Cell::new(State::Idle),
+        pin: Cell::new(None),
+        linked: RefCell::new(None),
+        killed: Cell::new(false),
+        waker: Cell::new(None),
+    });
+    let key = CancelKey {
+        pid: handle.id as i32,
+        secret: bytes::Bytes::copy_from_slice(cancel::secret(&handle.secret, startup.version)),
+    };
+    let out = &mut hello.end.out;
+    put(out, AUTHENTICATION, |out| out.put_u32(0));
+    for (name, value) in &known.reported {
+        put(out, b'S', |out| {
+            put_cstr(out, name);
+            put_cstr(out, value);
+        });
+    }
+    put(out, KEY_DATA, |out| {
+        out.put_i32(key.pid);
+        out.put_slice(&key.secret);
+    });
+    put(out, b'Z', |out| out.put_u8(b'I'));
+    hello.end.drain().await.map_err(Error::io("welcoming a client"))?;
+    hello.end.out = BytesMut::new();
+    worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
+    if &*account.database == crate::console::DATABASE {
+        return Ok(Visitor::Console(Box::new((hello.end, handle))));
+    }
+    let settings: Rc<Settings> = Rc::clone(&known.settings);
+    Ok(Visitor::Client(Box::new(Client::new(hello.end, account, handle, settings))))
+}
+
+/// Protocol versions that a cancel key's length depends on.
+pub(crate) fn short_key(version: u32) -> bool {
+    version <= VERSION_3_0
+}

@@ -1,0 +1,196 @@
+//! What a client wants next: the messages up to the one that asks for an answer, looked at before
+//! any of them is passed on, so that one server can be chosen for all of them.
+
+use std::rc::Rc;
+
+use quorate_wire::Error;
+use quorate_wire::frame::{HEADER, body_len, take_cstr};
+use quorate_wire::sql::{self, Access, Script, Verb};
+
+use crate::client::Client;
+use crate::limits;
+use crate::statements::Statements;
+
+/// Messages of a client that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// Bytes, as far as they are there.
+    pub(crate) len: usize,
+    /// Whether all of it is there and it ends in Sync or is a simple query: it may be repeated.
+    pub(crate) whole: bool,
+    /// Whether a replica may serve it.
+    pub(crate) access: Access,
+    /// Some statement begins a transaction block.
+    pub(crate) begins: bool,
+    /// It does nothing but begin a transaction block.
+    pub(crate) only_begins: bool,
+    /// It is made of messages of the extended protocol.
+    pub(crate) is_extended: bool,
+    /// It is a function call.
+    pub(crate) is_call: bool,
+    /// It is a request to say goodbye.
+    pub(crate) leaves: bool,
+    /// Statements that were looked at.
+    pub(crate) texts: u32,
+    /// Tells statements apart that a standby refused.
+    pub(crate) fingerprint: u64,
+    /// What a comment of the first statement asks of the gateway, as a range of the input.
+    pub(crate) directive: Option<(usize, usize)>,
+}
+
+impl Group {
+    /// No messages at all.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            len: 0,
+            whole: false,
+            access: Access::Read,
+            begins: false,
+            only_begins: false,
+            is_extended: false,
+            is_call: false,
+            leaves: false,
+            texts: 0,
+            fingerprint: 0,
+            directive: None,
+        }
+    }
+
+    fn add(&mut self, script: &Script, text_at: Option<usize>) {
+        self.texts += 1;
+        self.only_begins =
+            self.texts == 1 && script.statements == 1 && matches!(script.first, Verb::Begin(_));
+        if script.access == Access::Write {
+            self.access = Access::Write;
+        }
+        self.begins |= script.begins;
+        self.fingerprint = self.fingerprint.rotate_left(7) ^ script.fingerprint;
+        if self.directive.is_none()
+            && let (Some(at), Some(range)) = (text_at, script.directive.clone())
+        {
+            self.directive = Some((at + range.start as usize, at + range.end as usize));
+        }
+    }
+
+    fn writes(mut self, len: usize) -> Self {
+        self.access = Access::Write;
+        self.len = len;
+        self
+    }
+}
+
+/// Classifies a text for a client.
+pub(crate) fn classify(client: &Client, text: &[u8], whole: bool) -> Script {
+    let functions = client.account.functions();
+    let options = sql::Options {
+        standard_strings: client.standard_strings,
+        functions: &*functions,
+        whole: whole && client.lexable,
+    };
+    sql::classify(text, &options)
+}
+
+/// Looks at the next group; `None` until enough of it is there.
+pub(crate) fn peek(
+    client: &Client,
+    statements: &mut Statements,
+    input: &[u8],
+) -> Result<Option<Group>, Error> {
+    let mut group = Group::nothing();
+    let mut parsed: Vec<&[u8]> = Vec::new();
+    let mut at = 0;
+    loop {
+        let Some(header) = input[at..].first_chunk::<HEADER>() else {
+            return Ok((at >= limits::GROUP_MAX).then(|| group.writes(at)));
+        };
+        let (tag, len) = (header[0], body_len(header)?);
+        let end = at + HEADER + len;
+        if end > limits::GROUP_MAX {
+            return Ok(Some(group.writes(input.len())));
+        }
+        let Some(body) = input.get(at + HEADER..end) else { return Ok(None) };
+        match tag {
+            b'Q' => {
+                let text = body.strip_suffix(b"\0").unwrap_or(body);
+                let script = classify(client, text, true);
+                group.add(&script, Some(at + HEADER));
+                group.whole = !copies(&script);
+            }
+            b'P' => {
+                let (name, statement, text_at) = parse(client, statements, body)?;
+                group.add(&statement.script, Some(at + HEADER + text_at));
+                if copies(&statement.script) {
+                    group.access = Access::Write;
+                }
+                parsed.push(name);
+            }
+            b'B' => bind(client, &parsed, body, &mut group)?,
+            b'F' => {
+                group.access = Access::Write;
+                group.is_call = true;
+            }
+            b'S' => {
+                group.whole = true;
+                group.is_extended = true;
+            }
+            b'X' => group.leaves = true,
+            b'D' | b'C' | b'E' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
+            _ => return Err(Error::Invalid { what: "the kind of a message" }),
+        }
+        at = end;
+        if matches!(tag, b'Q' | b'F' | b'S' | b'X' | b'H') {
+            group.len = at;
+            // After a Flush more may come that belongs to the same transaction, and may write.
+            if tag == b'H' {
+                group.access = Access::Write;
+            }
+            return Ok(Some(group));
+        }
+    }
+}
+
+/// COPY has an exchange of its own, which cannot be repeated.
+fn copies(script: &Script) -> bool {
+    matches!(script.first, Verb::Copy(_)) || script.statements > 1
+}
+
+/// The statement of a Parse message: its name, the statement, and where its text begins.
+pub(crate) fn parse<'a>(
+    client: &Client,
+    statements: &mut Statements,
+    body: &'a [u8],
+) -> Result<(&'a [u8], Rc<crate::statements::Statement>, usize), Error> {
+    const WHAT: &str = "a Parse message";
+    let mut rest = body;
+    let name = take_cstr(&mut rest, WHAT)?;
+    let text_at = body.len() - rest.len();
+    let text = take_cstr(&mut rest, WHAT)?;
+    let functions = client.account.functions();
+    let options = sql::Options {
+        standard_strings: client.standard_strings,
+        functions: &*functions,
+        whole: client.lexable,
+    };
+    Ok((name, statements.intern(text, rest, &options), text_at))
+}
+
+fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Result<(), Error> {
+    const WHAT: &str = "a Bind message";
+    let mut rest = body;
+    take_cstr(&mut rest, WHAT)?;
+    let name = take_cstr(&mut rest, WHAT)?;
+    if parsed.contains(&name) {
+        return Ok(());
+    }
+    let known = if name.is_empty() { client.unnamed.as_ref() } else { client.statements.get(name) };
+    match known {
+        Some(statement) => {
+            group.add(&statement.script, None);
+            if copies(&statement.script) {
+                group.access = Access::Write;
+            }
+        }
+        None => group.access = Access::Write,
+    }
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! A client and a server, linked for a transaction: bytes to and fro until both are quiet.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use quorate_wire::backend::Status;
+
+use crate::client::Client;
+use crate::exchange::{Cuts, Stop, Undo};
+use crate::gate::Verdict;
+use crate::io::Scratch;
+use crate::limits;
+use crate::server::Server;
+use crate::upstream::Up;
+use crate::worker::Worker;
+
+/// Why a relay stopped.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Everything is answered and no transaction is open.
+    Quiet,
+    /// The client left.
+    ClientLeft,
+    /// What the client sends is not the protocol.
+    ClientBroken(quorate_wire::Error),
+    /// The server's stream ended or failed.
+    ServerLost(String),
+    /// The server is not any more what it was when the connection was opened.
+    Cut,
+    /// The lease ran out: what the server said is kept back (R12).
+    Hold,
+    /// A commit stopped waiting for its copies; the word of it is this long.
+    CancelledWait(usize),
+    /// The first thing the server said is an error with this SQLSTATE; it was not passed on.
+    Refused([u8; 5]),
+}
+
+/// A client and a server.
+pub(crate) struct Relay<'a> {
+    pub(crate) client: &'a mut Client,
+    pub(crate) server: &'a mut Server,
+    pub(crate) worker: &'a Rc<Worker>,
+    /// Nothing of the answer is passed on before it has surely begun.
+    pub(crate) guarded: bool,
+    /// A group was passed on; the next one may have to go elsewhere.
+    pub(crate) one_at_a_time: bool,
+    /// A group's end was passed on.
+    pub(crate) asked: bool,
+    /// What the client sent next waits until everything is answered.
+    pub(crate) barrier: bool,
+    /// A statement of the guarded group was taken over from what the server had prepared before.
+    pub(crate) reused: Vec<Rc<crate::statements::Statement>>,
+    cuts: Cuts,
+    room: BytesMut,
+    followed: bool,
+}
+
+impl<'a> Relay<'a> {
+    pub(crate) fn new(
+        client: &'a mut Client,
+        server: &'a mut Server,
+        worker: &'a Rc<Worker>,
+        guarded: bool,
+        one_at_a_time: bool,
+    ) -> Self {
+        Self {
+            client,
+            server,
+            worker,
+            guarded,
+            one_at_a_time,
+            asked: false,
+            barrier: false,
+            reused: Vec::new(),
+            cuts: Cuts::default(),
+            room: BytesMut::new(),
+            followed: false,
+        }
+    }
+
+    /// Passes bytes until something happens.
+    pub(crate) async fn run(&mut self) -> Event {
+        self.followed = false;
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if !self.followed {
+            self.server.reins.follow(cx.waker());
+            self.followed = true;
+        }
+        let mut scratch = Scratch::take();
+        loop {
+            if self.server.reins.is_cut() {
+                return Poll::Ready(Event::Cut);
+            }
+            let down = match self.down(cx, &mut scratch) {
+                Ok(moved) => moved,
+                Err(event) => return Poll::Ready(event),
+            };
+            if self.asked && self.is_quiet() {
+                return Poll::Ready(Event::Quiet);
+            }
+            let up = match self.up(cx, &mut scratch) {
+                Ok(moved) => moved,
+                Err(event) => return Poll::Ready(event),
+            };
+            if !down && !up {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether the transaction is over and nothing is owed.
+    fn is_quiet(&self) -> bool {
+        self.server.exchange.is_quiet()
+            && self.server.exchange.status == Status::Idle
+            && self.client.left == 0
+            && self.server.end.out.is_empty()
+    }
+
+    /// Server to client: whether anything moved.
+    fn down(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Event> {
+        match self.client.end.poll_drain(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(Event::ClientLeft),
+            Poll::Pending if self.client.end.out.len() > limits::PENDING_MAX => return Ok(false),
+            Poll::Pending => {}
+        }
+        if !self.server.end.stash.is_empty() && self.stashed(cx)? {
+            return Ok(true);
+        }
+        let n = match self.server.end.io.poll_read(cx, scratch) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => return Err(Event::ServerLost("it closed the connection".into())),
+            Poll::Ready(Err(error)) => return Err(Event::ServerLost(error.to_string())),
+            Poll::Ready(Ok(n)) => n,
+        };
+        if self.server.end.stash.is_empty() {
+            let used = self.answers(cx, &scratch[..n])?;
+            self.server.end.stash.extend_from_slice(&scratch[used..n]);
+        } else {
+            self.server.end.stash.extend_from_slice(&scratch[..n]);
+            self.stashed(cx)?;
+        }
+        Ok(true)
+    }
+
+    /// Handles what is stashed of the server; whether any of it could be.
+    fn stashed(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        let stash = std::mem::take(&mut self.server.end.stash);
+        let used = self.answers(cx, &stash);
+        self.server.end.stash = stash;
+        match used {
+            Ok(used) => {
+                self.server.end.stash.advance(used);
+                self.server.end.slim();
+                Ok(used > 0)
+            }
+            Err(event) => Err(event),
+        }
+    }
+
+    /// Handles bytes of the server; how many of them are done with. An event that leaves bytes
+    /// undone has put them into the stash.
+    fn answers(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Result<usize, Event> {
+        // R12: asked after PostgreSQL produced the bytes, before they leave.
+        if let Some(fence) = &self.server.fence {
+            match fence.check() {
+                Verdict::Pass => {}
+                Verdict::Hold => return Err(self.keep(input, Event::Hold)),
+                Verdict::Cut => return Err(Event::Cut),
+            }
+        }
+        let exchange = &mut self.server.exchange;
+        let (used, stop) = match exchange.take(input, &mut self.cuts, self.guarded) {
+            Ok(taken) => taken,
+            Err(error) => return Err(Event::ServerLost(error.to_string())),
+        };
+        exchange.virtual_answers(&mut self.cuts);
+        let sent = self.reply(cx, input);
+        self.cuts.clear();
+        sent.map_err(|_| Event::ClientLeft)?;
+        self.settle_seen();
+        match stop {
+            Stop::More => Ok(used),
+            Stop::Refused(code) => Err(self.keep(&input[used..], Event::Refused(code))),
+            Stop::CancelledWait(len) => {
+                Err(self.keep(&input[used..], Event::CancelledWait(len)))
+            }
+        }
+    }
+
+    /// Stashes what an event leaves undone.
+    fn keep(&mut self, rest: &[u8], event: Event) -> Event {
+        self.server.end.stash = BytesMut::from(rest);
+        event
+    }
+
+    /// Sends what the cuts say, or keeps it back while the answer has not surely begun.
+    fn reply(&mut self, cx: &mut Context<'_>, input: &[u8]) -> io::Result<()> {
+        let begun = self.server.exchange.seen.answered || self.server.exchange.seen.ready;
+        if self.guarded && begun {
+            self.guarded = false;
+            self.client.replay.clear();
+        }
+        if self.cuts.is_empty() && (self.guarded || self.client.held.is_empty()) {
+            return Ok(());
+        }
+        self.room.clear();
+        let bytes = self.cuts.join(input, &mut self.room);
+        if self.guarded {
+            self.client.held.extend_from_slice(bytes);
+            return Ok(());
+        }
+        if !self.client.held.is_empty() {
+            let held = std::mem::take(&mut self.client.held);
+            // One write for both where that is cheap.
+            if held.len() + bytes.len() <= limits::CHUNK {
+                let mut both = held;
+                both.extend_from_slice(bytes);
+                return self.client.end.send(cx, &both);
+            }
+            self.client.end.send(cx, &held)?;
+        }
+        self.client.end.send(cx, bytes)
+    }
+
+    /// Takes note of what the server said by the way.
+    fn settle_seen(&mut self) {
+        let seen = &mut self.server.exchange.seen;
+        if seen.ready {
+            seen.ready = false;
+            seen.answered = false;
+            self.barrier = false;
+        }
+        if !seen.parameters.is_empty() {
+            self.server.note_reported();
+        }
+        let seen = &mut self.server.exchange.seen;
+        seen.ours = false;
+        seen.our_error = None;
+        // The only rows of ours here are transaction ids: two bytes of count, four of length.
+        if let Some(row) = seen.rows.pop() {
+            self.client.block.xid = row.get(6..).and_then(number);
+            self.client.block.answered_xid = true;
+            seen.rows.clear();
+        }
+        if let Some(position) = seen.position.take() {
+            self.client.block.position = Some(position);
+        }
+        if seen.error.is_some() {
+            self.client.block.failed = true;
+            seen.error = None;
+        }
+        if !seen.undo.is_empty() {
+            let undo = std::mem::take(&mut seen.undo);
+            self.undo(undo);
+        }
+    }
+
+    /// Puts right what requests did that were not carried out.
+    fn undo(&mut self, undo: Vec<Undo>) {
+        for undo in undo {
+            match undo {
+                Undo::Nothing => {}
+                Undo::Parse { statement, name } => {
+                    self.server.prepared.remove(&statement);
+                    if let Some(name) = name {
+                        self.client.statements.remove(&name);
+                    }
+                }
+                Undo::Name { name } => drop(self.client.statements.remove(&name)),
+                Undo::Close { name, statement } => {
+                    self.client.statements.insert(name, statement);
+                }
+            }
+        }
+    }
+
+    /// Forgets the attempt: nothing of what was sent reaches the client. Everything that was asked
+    /// will be asked again.
+    pub(crate) fn rewind(&mut self) {
+        self.client.held.clear();
+        self.guarded = false;
+        let undo = self.server.exchange.abandon();
+        self.undo(undo);
+        let mut again = std::mem::take(&mut self.client.replay);
+        again.extend_from_slice(&self.client.end.stash);
+        self.client.end.stash = again;
+    }
+
+    /// Client to server: whether anything moved.
+    fn up(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Event> {
+        let lost = |error: io::Error| Event::ServerLost(error.to_string());
+        match self.server.end.poll_drain(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return self.last_words(error),
+            Poll::Pending => return Ok(false),
+        }
+        if self.barrier || self.waits_for_end() {
+            return Ok(false);
+        }
+        let mut moved = false;
+        if !self.client.end.stash.is_empty() {
+            let stash = std::mem::take(&mut self.client.end.stash);
+            let up = self.requests(&stash);
+            self.client.end.stash = stash;
+            let used = up?;
+            self.client.end.stash.advance(used);
+            self.client.end.slim();
+            moved = used > 0;
+        }
+        if !moved {
+            let n = match self.client.end.io.poll_read(cx, scratch) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Event::ClientLeft),
+                Poll::Ready(Ok(n)) => n,
+            };
+            moved = true;
+            if self.client.end.stash.is_empty() {
+                let used = self.requests(&scratch[..n])?;
+                self.client.end.stash.extend_from_slice(&scratch[used..n]);
+            } else {
+                self.client.end.stash.extend_from_slice(&scratch[..n]);
+            }
+        }
+        match self.server.end.poll_drain(cx) {
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(error)) => return Err(lost(error)),
+        }
+        self.server.exchange.virtual_answers(&mut self.cuts);
+        if !self.cuts.is_empty() {
+            let sent = self.reply(cx, &[]);
+            self.cuts.clear();
+            sent.map_err(|_| Event::ClientLeft)?;
+        }
+        Ok(moved)
+    }
+
+    /// Whether the next group waits, because it may belong to another server.
+    fn waits_for_end(&self) -> bool {
+        let answered = self.server.exchange.is_quiet();
+        let one = self.one_at_a_time || self.guarded;
+        one && self.asked && self.client.left == 0 && !answered
+    }
+
+    fn requests(&mut self, input: &[u8]) -> Result<usize, Event> {
+        match self.upstream(input) {
+            Ok((used, Up::More)) => Ok(used),
+            Ok((_, Up::Left)) => Err(Event::ClientLeft),
+            Err(error) => Err(Event::ClientBroken(error)),
+        }
+    }
+
+    /// The server takes nothing any more; what it said last is read first.
+    fn last_words(&mut self, error: io::Error) -> Result<bool, Event> {
+        self.server.end.out.clear();
+        Err(Event::ServerLost(error.to_string()))
+    }
+}
+
+/// A number in text form.
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

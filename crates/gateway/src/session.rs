@@ -1,0 +1,490 @@
+//! A client's session after its login: wait for a request, find a server, relay, tidy up, repeat.
+
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Buf;
+use quorate_wire::Error;
+use quorate_wire::backend::{Report, Status};
+use quorate_wire::frame::{HEADER, body_len, put};
+use quorate_wire::sql::{Access, Verb};
+
+use crate::acquire::{acquire, writer};
+use crate::aftermath::{self, After};
+use crate::client::{Client, Linked, Lost, State};
+use crate::gate::Verdict;
+use crate::group::{self, Group, peek};
+use crate::io::Scratch;
+use crate::limits;
+use crate::metrics::count;
+use crate::relay::{Event, Relay};
+use crate::server::{Part, Server};
+use crate::settings::Settings;
+use crate::tidy;
+use crate::worker::Worker;
+
+/// How a session ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client left.
+    Left,
+    /// It is told why, and the connection is closed.
+    Told(Box<Report>),
+    /// It cannot be told: it has got half a message.
+    Cut,
+}
+
+/// Serves a client until it leaves.
+pub(crate) async fn serve(worker: &Rc<Worker>, client: &mut Client) -> End {
+    loop {
+        client.handle.state.set(State::Idle);
+        let group = match next(worker, client).await {
+            Ok(Some(group)) => group,
+            Ok(None) => return End::Left,
+            Err(error) => return End::Told(Box::new(protocol(&error))),
+        };
+        if client.handle.killed.get() {
+            return End::Told(Box::new(killed()));
+        }
+        let served = match client.lost.take() {
+            Some(lost) => after_loss(worker, client, lost, &group).await,
+            None => transaction(worker, client, &group).await,
+        };
+        if let Err(end) = served {
+            return end;
+        }
+    }
+}
+
+fn protocol(error: &Error) -> Report {
+    Report::fatal("08P01", format!("the client does not speak the protocol: {error}"))
+        .hint("Check that the driver speaks the PostgreSQL protocol, version 3.")
+}
+
+fn killed() -> Report {
+    Report::fatal("57P01", "an operator ended this connection").hint("Reconnect.")
+}
+
+/// Waits for the next group of messages. Holds no memory while it waits.
+async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>, Error> {
+    loop {
+        discard(client)?;
+        if client.skipping.is_none() && client.left == 0 && !client.end.stash.is_empty() {
+            let found = peek(client, &mut worker.statements.borrow_mut(), &client.end.stash)?;
+            match found {
+                Some(group) if group.leaves => return Ok(None),
+                Some(group) => return Ok(Some(group)),
+                None => {}
+            }
+        }
+        let read = std::future::poll_fn(|cx| {
+            if client.handle.killed.get() {
+                return Poll::Ready(Ok(None));
+            }
+            if client.end.poll_drain(cx)?.is_pending() {
+                // What is read meanwhile waits with it.
+            }
+            let mut scratch = Scratch::take();
+            match client.end.io.poll_read(cx, &mut scratch) {
+                Poll::Pending => {
+                    client.handle.waker.set(Some(cx.waker().clone()));
+                    Poll::Pending
+                }
+                Poll::Ready(Ok(n)) => {
+                    client.end.stash.extend_from_slice(&scratch[..n]);
+                    Poll::Ready(Ok(Some(n)))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            }
+        });
+        match read.await {
+            Ok(Some(n)) if n > 0 => {}
+            Ok(None) => return Ok(Some(Group::nothing())),
+            Ok(Some(_)) | Err(std::io::Error { .. }) => return Ok(None),
+        }
+    }
+}
+
+/// Drops what the client sends after an error that was told without a server, up to its Sync.
+fn discard(client: &mut Client) -> Result<(), Error> {
+    while let Some(status) = client.skipping {
+        if client.left > 0 {
+            let n = client.left.min(client.end.stash.len());
+            client.end.stash.advance(n);
+            client.left -= n;
+            if client.left > 0 {
+                return Ok(());
+            }
+        }
+        let Some(header) = client.end.stash.first_chunk::<HEADER>() else { return Ok(()) };
+        let (tag, len) = (header[0], body_len(header)?);
+        match tag {
+            b'X' => {
+                client.skipping = None;
+                return Ok(());
+            }
+            b'S' => {
+                client.skipping = None;
+                put_ready(client, status);
+            }
+            _ => {}
+        }
+        client.left = HEADER + len;
+        if client.skipping.is_none() {
+            client.end.stash.advance(HEADER + len);
+            client.left = 0;
+        }
+    }
+    client.end.slim();
+    Ok(())
+}
+
+fn put_ready(client: &mut Client, status: Status) {
+    put(&mut client.end.out, b'Z', |out| {
+        out.extend_from_slice(match status {
+            Status::Idle => b"I",
+            Status::InTransaction => b"T",
+            Status::Failed => b"E",
+        });
+    });
+}
+
+/// Answers a group with an error, without a server.
+pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status: Status) {
+    client.end.out.extend_from_slice(&report.encode());
+    let len = group.len.min(client.end.stash.len());
+    let ends_query = group.whole || group.is_call;
+    if ends_query && len == group.len {
+        client.end.stash.advance(len);
+        put_ready(client, status);
+        client.end.slim();
+        return;
+    }
+    // A long simple query has no Sync behind it: it is dropped by its own length.
+    if let Some(header) = client.end.stash.first_chunk::<HEADER>()
+        && matches!(header[0], b'Q' | b'F')
+        && let Ok(body) = body_len(header)
+    {
+        let total = HEADER + body;
+        let there = total.min(client.end.stash.len());
+        client.end.stash.advance(there);
+        client.left = total - there;
+        client.passing = false;
+        put_ready(client, status);
+        return;
+    }
+    client.skipping = Some(status);
+}
+
+/// Serves one transaction, or one statement outside of any.
+async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) -> Result<(), End> {
+    let directed = directive(client, group);
+    let before = client.asked;
+    if let Some(asked) = directed {
+        client.asked = asked;
+    }
+    let mut group = *group;
+    let mut retries = 0;
+    let result = loop {
+        match once(worker, client, &group, retries).await {
+            Ok(After::Done) => break Ok(()),
+            Ok(After::OnWriter) => group.access = Access::Write,
+            Ok(After::Again) => {}
+            Err(end) => break Err(end),
+        }
+        retries += 1;
+        count(&client.account.counters.repeated);
+    };
+    client.asked = before;
+    if directed.is_none() {
+        client.read_settings();
+    }
+    result
+}
+
+/// What a comment of the statement asks of the gateway.
+fn directive(client: &Client, group: &Group) -> Option<crate::route::Asked> {
+    let (from, to) = group.directive?;
+    let text = std::str::from_utf8(client.end.stash.get(from..to)?).ok()?;
+    let mut asked = client.asked;
+    for word in text.split([',', ' ']).map(str::trim).filter(|w| !w.is_empty()) {
+        if let Ok(level) = word.parse() {
+            asked.consistency = level;
+        } else if let Ok(from) = word.parse() {
+            asked.read_from = from;
+        } else if let Some(bound) = word.strip_prefix("max_staleness=") {
+            asked.max_staleness_ms = crate::client::milliseconds(bound)?;
+        }
+    }
+    Some(asked)
+}
+
+async fn once(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    group: &Group,
+    retries: u32,
+) -> Result<After, End> {
+    client.handle.state.set(State::Waiting);
+    let mut server = match acquire(worker, client, group).await {
+        Ok(server) => server,
+        Err(report) => {
+            refuse(client, group, &report, Status::Idle);
+            return Ok(After::Done);
+        }
+    };
+    if let Err(gone) = settings(client, &mut server).await {
+        tracing::debug!("a server was lost before it was used: {}", gone.sentence());
+        drop(server);
+        return if retries < limits::RETRIES_MAX {
+            Ok(After::Again)
+        } else {
+            let report = Report::error("57P03", "the server was lost before it was used")
+                .hint("Nothing was executed. Try again in a moment.");
+            refuse(client, group, &report, Status::Idle);
+            Ok(After::Done)
+        };
+    }
+    link(client, &server);
+    let after = linked(worker, client, server, group, retries).await;
+    *client.handle.linked.borrow_mut() = None;
+    after
+}
+
+/// Makes the client's settings on the server.
+async fn settings(client: &Client, server: &mut Server) -> Result<(), crate::server::Gone> {
+    let Some(sql) = Settings::change(&server.applied, &client.settings) else {
+        server.applied = Rc::clone(&client.settings);
+        return Ok(());
+    };
+    let answer = server.ask(&sql).await?;
+    match answer.failed() {
+        // The server is in an unknown state now, and the client's settings are such as no server
+        // takes any more: it is to hear of it from the statement that depends on them.
+        Some(why) => Err(crate::server::Gone::Lost(format!("settings cannot be made: {why}"))),
+        None => {
+            server.applied = Rc::clone(&client.settings);
+            Ok(())
+        }
+    }
+}
+
+fn link(client: &Client, server: &Server) {
+    client.handle.state.set(State::Active);
+    *client.handle.linked.borrow_mut() = Some(Linked {
+        reins: Rc::clone(&server.reins),
+        key: server.key.clone(),
+        node: server.node,
+        here: server.here,
+    });
+}
+
+/// Relays until the transaction is over, and longer for a client that keeps its server.
+async fn linked(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    mut server: Server,
+    group: &Group,
+    retries: u32,
+) -> Result<After, End> {
+    let on_writer = matches!(server.part, Part::Writer(_));
+    let alone = client.end.stash.len() == group.len;
+    // Without effect, whether it was executed or not.
+    let repeatable = group.access == Access::Read || group.only_begins;
+    let guarded = group.whole
+        && retries < limits::RETRIES_MAX
+        && (!on_writer || alone)
+        && group.len <= limits::REPLAY_MAX
+        && (repeatable || group.is_extended && !group.begins);
+    if guarded {
+        client.replay.clear();
+        client.replay.extend_from_slice(&client.end.stash[..group.len]);
+    }
+    client.block = crate::client::Block::default();
+    let mut relay = Relay::new(client, &mut server, worker, guarded, !on_writer);
+    loop {
+        let event = relay.run().await;
+        match event {
+            Event::Quiet => {
+                count(&relay.client.account.counters.transactions);
+                match tidy::tidy(worker, relay.client, relay.server).await {
+                    Ok(tidy::Next::Release) => {
+                        let account = Rc::clone(&client.account);
+                        server.used = worker.coarse();
+                        account.put(server);
+                        return Ok(After::Done);
+                    }
+                    Ok(tidy::Next::Keep) => {
+                        relay.asked = false;
+                        relay.barrier = false;
+                        relay.reused.clear();
+                        relay.client.handle.state.set(State::Idle);
+                    }
+                    Ok(tidy::Next::Drop) => return Ok(After::Done),
+                    Err(gone) => {
+                        let why = gone.sentence();
+                        return aftermath::lost(worker, client, server, &why, group).await;
+                    }
+                }
+            }
+            Event::Hold => hold(&relay).await,
+            Event::CancelledWait(len) => {
+                tracing::info!("a commit stopped waiting for copies; its answer waits");
+                if !worker.world.settled().await {
+                    return aftermath::lost(worker, client, server, CUT, group).await;
+                }
+                let stash = &mut relay.server.end.stash;
+                stash.advance(len.min(stash.len()));
+            }
+            Event::Refused(code) => match aftermath::refused(&mut relay, code, group) {
+                Some(after) => {
+                    relay.rewind();
+                    finish(client, server).await;
+                    return Ok(after);
+                }
+                None => relay.guarded = false,
+            },
+            Event::ClientLeft => {
+                leave(client, server).await;
+                return Err(End::Left);
+            }
+            Event::ClientBroken(error) => {
+                drop(server);
+                return Err(End::Told(Box::new(protocol(&error))));
+            }
+            Event::ServerLost(why) => {
+                if relay.guarded && repeatable {
+                    relay.rewind();
+                    return Ok(After::Again);
+                }
+                return aftermath::lost(worker, client, server, &why, group).await;
+            }
+            Event::Cut => {
+                if relay.guarded && repeatable {
+                    relay.rewind();
+                    return Ok(After::Again);
+                }
+                return aftermath::lost(worker, client, server, CUT, group).await;
+            }
+        }
+    }
+}
+
+/// Why a server is cut off.
+pub(crate) const CUT: &str = "the writer of this cluster moved";
+
+/// Waits until the lease is renewed, or its term is over.
+async fn hold(relay: &Relay<'_>) {
+    if let Some(fence) = relay.server.fence.clone() {
+        while fence.check() == Verdict::Hold {
+            fence.gate.passed(fence.term, fence.clock).await;
+        }
+    }
+}
+
+/// Lets a server finish what nobody waits for any more, and gives it back.
+async fn finish(client: &Client, mut server: Server) {
+    let account = Rc::clone(&client.account);
+    let settled = tokio::time::timeout(limits::FINISH_WAIT, server.settle()).await;
+    if matches!(settled, Ok(Ok(_))) {
+        account.put(server);
+    }
+}
+
+/// The client left: what it left open is rolled back, what it left running goes on to its end.
+async fn leave(client: &mut Client, mut server: Server) {
+    if !server.exchange.is_quiet() || client.left > 0 {
+        return;
+    }
+    let account = Rc::clone(&client.account);
+    let clean = async {
+        if server.exchange.status != Status::Idle {
+            server.ask(b"ROLLBACK").await?;
+        }
+        if client.is_pinned() || client.block.look || !client.block.settings.is_empty() {
+            server.ask(b"DISCARD ALL").await?;
+            server.forget_statements();
+            server.applied = Rc::default();
+        }
+        Ok::<_, crate::server::Gone>(())
+    };
+    if matches!(tokio::time::timeout(limits::FINISH_WAIT, clean).await, Ok(Ok(()))) {
+        account.put(server);
+    }
+}
+
+/// The first word of a client whose transaction block was lost with its server.
+async fn after_loss(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    lost: Lost,
+    group: &Group,
+) -> Result<(), End> {
+    let first = first_verb(client);
+    let rolls_back = matches!(first, Some(Verb::Rollback { chain: false }));
+    match lost {
+        Lost::Untold(report) if !rolls_back => {
+            let ends = matches!(first, Some(Verb::Commit { .. }));
+            if !ends {
+                client.lost = Some(Lost::Told);
+            }
+            let status = if ends { Status::Idle } else { Status::Failed };
+            refuse(client, group, &report, status);
+            return Ok(());
+        }
+        Lost::Untold(_) | Lost::Told => {}
+    }
+    // A real transaction block that has failed answers everything as PostgreSQL would.
+    let doomed = async {
+        let mut server = writer(worker, &client.account, &client.settings).await?;
+        let failed = async {
+            settings(client, &mut server).await?;
+            server.ask(b"BEGIN").await?;
+            server.ask(b"SELECT 1/0").await
+        };
+        match failed.await {
+            Ok(_) => Ok(server),
+            Err(gone) => Err(Box::new(Report::error("57P03", gone.sentence()))),
+        }
+    };
+    match doomed.await {
+        Ok(server) => {
+            link(client, &server);
+            let group = Group { access: Access::Write, whole: false, ..*group };
+            let after = linked(worker, client, server, &group, limits::RETRIES_MAX).await;
+            *client.handle.linked.borrow_mut() = None;
+            after.map(|_| ())
+        }
+        Err(report) => {
+            client.lost = Some(Lost::Told);
+            refuse(client, group, &report, Status::Failed);
+            Ok(())
+        }
+    }
+}
+
+/// The first statement that the client sent.
+fn first_verb(client: &Client) -> Option<Verb> {
+    let stash = &client.end.stash;
+    let header = stash.first_chunk::<HEADER>()?;
+    let body = stash.get(HEADER..HEADER + body_len(header).ok()?)?;
+    let text = match header[0] {
+        b'Q' => body,
+        b'P' => {
+            let at = body.iter().position(|b| *b == 0)? + 1;
+            &body[at..]
+        }
+        b'B' => {
+            let name = body.split(|b| *b == 0).nth(1)?;
+            let known = match name {
+                b"" => client.unnamed.as_ref(),
+                name => client.statements.get(name),
+            };
+            return Some(known?.script.first.clone());
+        }
+        _ => return None,
+    };
+    let text = text.split(|b| *b == 0).next()?;
+    let script = group::classify(client, text, true);
+    (script.statements == 1).then(|| script.first.clone())
+}

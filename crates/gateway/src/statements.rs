@@ -1,0 +1,183 @@
+//! Prepared statements, shared: one text with one list of parameter types is one statement, however
+//! many clients prepared it, and has one name on every server.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher;
+use std::rc::{Rc, Weak};
+
+use quorate_wire::sql::{self, Script};
+
+use crate::limits;
+
+/// A statement as PostgreSQL prepares it.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// Its name on servers.
+    pub(crate) name: Box<[u8]>,
+    /// Its text without the terminating zero.
+    pub(crate) text: Box<[u8]>,
+    /// The rest of a Parse message: number and types of parameters.
+    pub(crate) types: Box<[u8]>,
+    /// What its text says.
+    pub(crate) script: Script,
+}
+
+impl Statement {
+    /// Bytes of a Parse message's body without the statement's name.
+    pub(crate) fn parse_len(&self) -> usize {
+        self.text.len() + 1 + self.types.len()
+    }
+}
+
+/// All statements of a thread.
+pub(crate) struct Statements {
+    by_hash: HashMap<u64, Weak<Statement>>,
+    hasher: RandomState,
+    made: u64,
+    /// Entries after the last clearing of dead ones.
+    alive: usize,
+}
+
+impl Default for Statements {
+    fn default() -> Self {
+        let hasher = RandomState::new();
+        Self { by_hash: HashMap::new(), hasher, made: 0, alive: 0 }
+    }
+}
+
+impl Statements {
+    /// The statement of this text and these types.
+    pub(crate) fn intern(
+        &mut self,
+        text: &[u8],
+        types: &[u8],
+        options: &sql::Options<'_>,
+    ) -> Rc<Statement> {
+        let hash = self.hasher.hash_one((text, types, options.standard_strings));
+        if let Some(found) = self.by_hash.get(&hash).and_then(Weak::upgrade)
+            && *found.text == *text
+            && *found.types == *types
+        {
+            return found;
+        }
+        self.made += 1;
+        let statement = Rc::new(Statement {
+            name: format!("quorate_{:x}", self.made).into_bytes().into(),
+            text: text.into(),
+            types: types.into(),
+            script: sql::classify(text, options),
+        });
+        // On a collision the newer one is shared.
+        match self.by_hash.entry(hash) {
+            Entry::Occupied(mut entry) => drop(entry.insert(Rc::downgrade(&statement))),
+            Entry::Vacant(entry) => drop(entry.insert(Rc::downgrade(&statement))),
+        }
+        if self.by_hash.len() > 2 * self.alive.max(limits::STATEMENTS_SWEPT) {
+            self.by_hash.retain(|_, s| s.strong_count() > 0);
+            self.alive = self.by_hash.len();
+        }
+        statement
+    }
+}
+
+/// The statements that a server has, the least recently used one first to go.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    /// By address of the statement: when it was used last.
+    used: HashMap<*const Statement, (Rc<Statement>, u64)>,
+    clock: u64,
+}
+
+impl Prepared {
+    /// Takes note of a use; whether the server has it.
+    pub(crate) fn touch(&mut self, statement: &Rc<Statement>) -> bool {
+        self.clock += 1;
+        match self.used.get_mut(&Rc::as_ptr(statement)) {
+            Some((_, used)) => {
+                *used = self.clock;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The server is told to prepare it.
+    pub(crate) fn insert(&mut self, statement: &Rc<Statement>) {
+        self.clock += 1;
+        self.used.insert(Rc::as_ptr(statement), (Rc::clone(statement), self.clock));
+    }
+
+    /// The server does not have it.
+    pub(crate) fn remove(&mut self, statement: &Rc<Statement>) {
+        self.used.remove(&Rc::as_ptr(statement));
+    }
+
+    /// The server has none any more.
+    pub(crate) fn clear(&mut self) {
+        self.used.clear();
+    }
+
+    /// Takes out what is beyond `max`: a quarter of them at once, so that the search for the oldest
+    /// is paid rarely.
+    pub(crate) fn evict(&mut self, max: usize) -> Vec<Rc<Statement>> {
+        if self.used.len() <= max {
+            return Vec::new();
+        }
+        let mut ages: Vec<u64> = self.used.values().map(|(_, used)| *used).collect();
+        let keep = max - max / 4;
+        let out = ages.len() - keep;
+        let (_, &mut limit, _) = ages.select_nth_unstable(out - 1);
+        let old = self.used.extract_if(|_, (_, used)| *used <= limit);
+        old.map(|(_, (statement, _))| statement).collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> sql::Options<'static> {
+        sql::Options { standard_strings: true, functions: &sql::NoFunctions, whole: true }
+    }
+
+    #[test]
+    fn equal_texts_with_equal_types_are_one_statement() {
+        let mut statements = Statements::default();
+        let a = statements.intern(b"SELECT 1", &[0, 0], &options());
+        let b = statements.intern(b"SELECT 1", &[0, 0], &options());
+        let c = statements.intern(b"SELECT 1", &[0, 1, 0, 0, 0, 23], &options());
+        assert!(Rc::ptr_eq(&a, &b) && !Rc::ptr_eq(&a, &c));
+        assert_ne!(a.name, c.name);
+        let name = a.name.clone();
+        drop((a, b));
+        let again = statements.intern(b"SELECT 1", &[0, 0], &options());
+        assert_ne!(again.name, name, "a name is never used for two texts");
+    }
+
+    #[test]
+    fn the_least_recently_used_go() {
+        let mut statements = Statements::default();
+        let mut prepared = Prepared::default();
+        let all: Vec<_> = (0..9)
+            .map(|i| statements.intern(format!("SELECT {i}").as_bytes(), &[0, 0], &options()))
+            .collect();
+        for s in &all[..8] {
+            prepared.insert(s);
+        }
+        assert!(prepared.evict(8).is_empty());
+        assert!(prepared.touch(&all[0]));
+        prepared.insert(&all[8]);
+        let mut gone: Vec<_> = prepared.evict(8).iter().map(|s| s.text.clone()).collect();
+        gone.sort();
+        let texts: Vec<&[u8]> = gone.iter().map(|t| &t[..]).collect();
+        assert_eq!(texts, [&b"SELECT 1"[..], b"SELECT 2", b"SELECT 3"]);
+        assert_eq!(prepared.len(), 6);
+        assert!(!prepared.touch(&all[1]) && prepared.touch(&all[8]));
+    }
+}

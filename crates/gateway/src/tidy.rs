@@ -1,0 +1,152 @@
+//! Between two transactions: what the last one left in the server's session, and whether the server
+//! may serve somebody else.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, BytesMut};
+use quorate_core::gateway::PoolMode;
+
+use crate::client::{Block, Client, Pin};
+use crate::exchange::{Kind, Undo};
+use crate::server::{Gone, Server};
+use crate::settings::put_literal;
+use crate::worker::Worker;
+
+/// What becomes of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It may serve anybody.
+    Release,
+    /// It stays with the client.
+    Keep,
+    /// It is in a state that nobody should get.
+    Drop,
+}
+
+/// Finds out what may be left, where there is anything to ask.
+const RESIDUE: &[u8] = b"SELECT \
+EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()),\
+EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()),\
+EXISTS (SELECT FROM pg_catalog.pg_listening_channels()),\
+EXISTS (SELECT FROM pg_catalog.pg_cursors),\
+EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql AND name <> 'quorate_xid'),\
+(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_settings WHERE source = 'session')";
+
+/// Looks after a server whose transaction is over.
+pub(crate) async fn tidy(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    server: &mut Server,
+) -> Result<Next, Gone> {
+    let block = std::mem::take(&mut client.block);
+    if block.wrote {
+        let here = server.here.then(|| worker.world.acknowledged());
+        if let Some(token) = block.position.or(here) {
+            client.token = client.token.max(Some(token));
+        }
+    }
+    if block.discarded && !block.failed {
+        discarded(client, server);
+    } else {
+        if block.reset_all {
+            // Not known whether it took effect, if an error followed: nobody gets this server.
+            if !block.failed {
+                client.settings = Rc::clone(&client.startup);
+                client.read_settings();
+            }
+            return Ok(Next::Drop);
+        }
+        if !block.settings.is_empty() {
+            learn(client, server, &block).await?;
+        }
+        if block.deallocated && !block.failed {
+            client.statements.clear();
+            server.forget_statements();
+        }
+        if block.look || suspicious(client, &block) {
+            look(client, server).await?;
+        }
+    }
+    if !block.stray.is_empty() {
+        close(server, &block.stray).await?;
+    }
+    if client.account.spec().mode == PoolMode::Session {
+        client.pin(Pin::Session);
+    }
+    Ok(if client.is_pinned() { Next::Keep } else { Next::Release })
+}
+
+/// Whether a trigger may have run that leaves something.
+fn suspicious(client: &Client, block: &Block) -> bool {
+    block.wrote && client.account.functions().suspect_triggers
+}
+
+/// DISCARD ALL: both sides begin anew.
+fn discarded(client: &mut Client, server: &mut Server) {
+    client.statements.clear();
+    client.unnamed = None;
+    client.settings = Rc::clone(&client.startup);
+    client.read_settings();
+    server.forget_statements();
+    server.applied = Rc::default();
+    client.handle.pin.set(None);
+}
+
+/// What the settings are now that the transaction may have changed: the server is asked, since it
+/// alone knows what was rolled back.
+async fn learn(client: &mut Client, server: &mut Server, block: &Block) -> Result<(), Gone> {
+    let mut sql = BytesMut::new();
+    sql.put_slice(b"SELECT ");
+    for (i, name) in block.settings.iter().enumerate() {
+        if i > 0 {
+            sql.put_u8(b',');
+        }
+        sql.put_slice(b"pg_catalog.current_setting(");
+        put_literal(&mut sql, name);
+        sql.put_slice(b",true)");
+    }
+    let answer = server.ask(&sql).await?;
+    if let Some(why) = answer.failed() {
+        return Err(Gone::Lost(format!("settings cannot be read: {why}")));
+    }
+    let values = |i| answer.column(0, i);
+    let learnt = block.settings.iter().enumerate().map(|(i, name)| (&name[..], values(i)));
+    server.applied = server.applied.with(learnt.clone());
+    client.settings = client.settings.with(learnt);
+    client.read_settings();
+    if let Some(name) = client.settings.get(b"application_name") {
+        *client.handle.application.borrow_mut() = name.into();
+    }
+    Ok(())
+}
+
+/// Looks for what code may have left; a client that left something keeps its server.
+async fn look(client: &mut Client, server: &mut Server) -> Result<(), Gone> {
+    let answer = server.ask(RESIDUE).await?;
+    if let Some(why) = answer.failed() {
+        return Err(Gone::Lost(format!("the session cannot be looked at: {why}")));
+    }
+    let pins = [Pin::Temporary, Pin::Advisory, Pin::Listen, Pin::Cursor, Pin::Prepared];
+    for (column, pin) in pins.into_iter().enumerate() {
+        if answer.column(0, column) == Some(b"t") {
+            client.pin(pin);
+        }
+    }
+    let made = answer.column(0, pins.len()).unwrap_or_default();
+    let known = |name: &[u8]| server.applied.get(name).is_some();
+    if made.split(|b| *b == b',').any(|name| !name.is_empty() && !known(name)) {
+        client.pin(Pin::Setting);
+    }
+    Ok(())
+}
+
+/// Closes statements by the names that a client gave them.
+async fn close(server: &mut Server, names: &[Box<[u8]>]) -> Result<(), Gone> {
+    for name in names {
+        server.exchange.sent(Kind::Close, true, Undo::Nothing);
+        Server::put_close(&mut server.end.out, name);
+    }
+    server.exchange.sent(Kind::Sync, true, Undo::Nothing);
+    quorate_wire::frame::put(&mut server.end.out, b'S', |_| {});
+    server.settle().await.map(drop)
+}

@@ -1,0 +1,545 @@
+//! From a client to its server: what each message does to the session, and what is sent instead.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, BytesMut};
+use quorate_wire::Error;
+use quorate_wire::backend::Status;
+use quorate_wire::frame::{HEADER, body_len, put, take_cstr};
+use quorate_wire::sql::{Access, Leaves, Name, Script, Verb};
+
+use crate::client::{Ending, Pin};
+use crate::exchange::{Kind, Undo};
+use crate::relay::Relay;
+use crate::server::Server;
+use crate::statements::Statement;
+use crate::{group, limits};
+
+/// The statement that tells the id of the transaction, as every connection to a writer has it.
+pub(crate) const XID_STATEMENT: &[u8] = b"quorate_xid";
+/// The same as text.
+pub(crate) const XID_QUERY: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned()";
+
+/// Why [`Relay::upstream`] stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Up {
+    /// It needs more bytes, or what comes next has to wait.
+    More,
+    /// The client said goodbye.
+    Left,
+}
+
+/// A message of a client, as much of it as is there.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    tag: u8,
+    /// Length of the whole body.
+    len: usize,
+    /// The body as far as it is there.
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    fn is_whole(&self) -> bool {
+        self.body.len() == self.len
+    }
+}
+
+/// How much of a message must be there before anything is done with it.
+fn needed(tag: u8, len: usize) -> usize {
+    match tag {
+        b'Q' => len.min(limits::QUERY_SEEN),
+        b'P' if len <= limits::PARSE_MAX => len,
+        b'P' | b'B' => len.min(limits::NAMES_SEEN),
+        b'D' | b'E' | b'C' | b'H' | b'S' | b'X' | b'c' => len.min(limits::NAMES_SEEN),
+        _ => 0,
+    }
+}
+
+impl Relay<'_> {
+    /// Handles bytes of the client: how many are done with.
+    pub(crate) fn upstream(&mut self, input: &[u8]) -> Result<(usize, Up), Error> {
+        let mut at = 0;
+        loop {
+            if self.client.left > 0 {
+                let n = self.client.left.min(input.len() - at);
+                if self.client.passing {
+                    self.server.end.out.put_slice(&input[at..at + n]);
+                }
+                self.client.left -= n;
+                at += n;
+            }
+            let full = self.server.end.out.len() >= limits::PENDING_MAX;
+            if self.client.left > 0 || full || self.barrier || self.pauses() {
+                return Ok((at, Up::More));
+            }
+            let rest = &input[at..];
+            let Some(header) = rest.first_chunk::<HEADER>() else { return Ok((at, Up::More)) };
+            let (tag, len) = (header[0], body_len(header)?);
+            if rest.len() < HEADER + needed(tag, len) {
+                return Ok((at, Up::More));
+            }
+            let n = (HEADER + len).min(rest.len());
+            let message = Message { tag, len, body: &rest[HEADER..n] };
+            if tag == b'X' {
+                return Ok((at + n, Up::Left));
+            }
+            if self.must_wait(&message) {
+                return Ok((at, Up::More));
+            }
+            self.client.left = HEADER + len - n;
+            self.client.passing = true;
+            at += n;
+            self.message(message)?;
+        }
+    }
+
+    /// Whether a group of its own has to be answered first.
+    fn pauses(&self) -> bool {
+        (self.one_at_a_time || self.guarded)
+            && self.asked
+            && !self.server.exchange.is_quiet()
+    }
+
+    /// Whether a message clears what the answers under way still refer to.
+    fn must_wait(&self, message: &Message<'_>) -> bool {
+        let clears = |script: &Script| {
+            matches!(script.first, Verb::Discard(_) | Verb::Deallocate(_))
+                || script.leaves.has(Leaves::CLEARS_ALL)
+        };
+        message.tag == b'Q'
+            && !self.server.exchange.is_quiet()
+            && message.body.first().is_some_and(|b| matches!(b | 0x20, b'd' | b' ' | b'\n' | b'/'))
+            && clears(&group::classify(self.client, text(message.body), message.is_whole()))
+    }
+
+    fn message(&mut self, message: Message<'_>) -> Result<(), Error> {
+        if self.server.exchange.skips() && message.tag != b'S' {
+            self.client.passing = false;
+            return Ok(());
+        }
+        match message.tag {
+            b'Q' => self.query(message),
+            b'F' => {
+                self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
+                self.client.block.wrote = true;
+                self.asked = true;
+                self.pass(message);
+            }
+            b'P' => self.parse(message)?,
+            b'B' => self.bind(message)?,
+            b'D' => self.describe(message)?,
+            b'C' => self.close(message)?,
+            b'E' => self.extended(Kind::Execute, message),
+            b'S' => self.sync(message),
+            b'c' | b'f' => {
+                self.server.exchange.sent(Kind::CopyEnd, false, Undo::Nothing);
+                self.pass(message);
+            }
+            b'H' | b'd' => self.pass(message),
+            b'p' => self.client.passing = false,
+            _ => return Err(Error::Invalid { what: "the kind of a message" }),
+        }
+        Ok(())
+    }
+
+    /// Sends a message as it is; the rest of its body follows as it comes.
+    fn pass(&mut self, message: Message<'_>) {
+        put_header(&mut self.server.end.out, message.tag, message.len);
+        self.server.end.out.put_slice(message.body);
+    }
+
+    fn extended(&mut self, kind: Kind, message: Message<'_>) {
+        self.server.exchange.sent(kind, false, Undo::Nothing);
+        self.pass(message);
+    }
+
+    fn query(&mut self, message: Message<'_>) {
+        let sql = text(message.body);
+        let script = group::classify(self.client, sql, message.is_whole());
+        self.client.unnamed = None;
+        self.server.unnamed = None;
+        self.notes(&script, sql);
+        self.before_end(&script);
+        self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
+        self.asked = true;
+        match self.deallocated(&script, sql) {
+            Some(name) => put(&mut self.server.end.out, b'Q', |out| {
+                out.put_slice(b"DEALLOCATE ");
+                out.put_slice(&name);
+                out.put_u8(0);
+            }),
+            None => self.pass(message),
+        }
+        self.ask_xid();
+    }
+
+    fn sync(&mut self, message: Message<'_>) {
+        self.server.exchange.sent(Kind::Sync, false, Undo::Nothing);
+        self.asked = true;
+        self.pass(message);
+        self.ask_xid();
+    }
+
+    fn parse(&mut self, message: Message<'_>) -> Result<(), Error> {
+        if !message.is_whole() {
+            // Too long to be kept: the server keeps it, and the client keeps the server.
+            self.client.pin(Pin::Long);
+            self.client.block.wrote = true;
+            self.client.unnamed = None;
+            self.server.unnamed = None;
+            self.extended(Kind::Parse, message);
+            return Ok(());
+        }
+        let worker = Rc::clone(self.worker);
+        let (name, statement, _) =
+            group::parse(self.client, &mut worker.statements.borrow_mut(), message.body)?;
+        self.client.passing = false;
+        if name.is_empty() {
+            self.client.unnamed = Some(Rc::clone(&statement));
+            let undo = None;
+            if self.shares(&statement) {
+                self.prepare(&statement, undo);
+            } else {
+                self.prepare_unnamed(&statement, false);
+            }
+            return Ok(());
+        }
+        if self.client.statements.contains_key(name) {
+            // The server knows how to say it: it has no such name, or it has one that is the
+            // client's own business.
+            self.duplicate(name);
+            return Ok(());
+        }
+        self.client.statements.insert(name.into(), Rc::clone(&statement));
+        self.prepare(&statement, Some(name.into()));
+        Ok(())
+    }
+
+    /// Whether an unnamed statement may be one that the server keeps. A kept statement may fail
+    /// where a new one would not: when the tables changed and it returns rows. Outside a transaction
+    /// that is repaired; inside one it could not be.
+    fn shares(&self, statement: &Statement) -> bool {
+        self.client.account.spec().reuse_unnamed
+            && (!statement.script.returns_rows || self.guarded)
+            && statement.parse_len() <= limits::SHARED_MAX
+    }
+
+    /// Sees that the server has the statement under its shared name; answers the client's Parse.
+    fn prepare(&mut self, statement: &Rc<Statement>, name: Option<Box<[u8]>>) {
+        if self.server.prepared.touch(statement) {
+            self.reused.push(Rc::clone(statement));
+            let undo = name.map_or(Undo::Nothing, |name| Undo::Name { name });
+            self.server.exchange.sent(Kind::Parsed, false, undo);
+            return;
+        }
+        self.server.prepared.insert(statement);
+        let undo = Undo::Parse { statement: Rc::clone(statement), name };
+        self.server.exchange.sent(Kind::Parse, false, undo);
+        Server::put_parse(&mut self.server.end.out, &statement.name, statement);
+        self.evict();
+    }
+
+    fn prepare_unnamed(&mut self, statement: &Rc<Statement>, ours: bool) {
+        self.server.unnamed = Some(Rc::clone(statement));
+        self.server.exchange.sent(Kind::Parse, ours, Undo::Nothing);
+        Server::put_parse(&mut self.server.end.out, b"", statement);
+    }
+
+    fn evict(&mut self) {
+        let max = self.client.account.spec().prepared_max;
+        for old in self.server.prepared.evict(max) {
+            self.server.exchange.sent(Kind::Close, true, Undo::Nothing);
+            Server::put_close(&mut self.server.end.out, &old.name);
+        }
+    }
+
+    /// The name under which the server has a statement of the client's, made known to it if need be.
+    fn on_server(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
+        let known = if name.is_empty() {
+            self.client.unnamed.clone()
+        } else {
+            self.client.statements.get(name).cloned()
+        };
+        let statement = known?;
+        if name.is_empty() && self.server.unnamed.as_ref().is_some_and(|s| Rc::ptr_eq(s, &statement))
+        {
+            return Some(Box::from(&b""[..]));
+        }
+        if self.server.prepared.touch(&statement) {
+            self.reused.push(Rc::clone(&statement));
+        } else if name.is_empty() && !self.shares(&statement) {
+            self.prepare_unnamed(&statement, true);
+            return Some(Box::from(&b""[..]));
+        } else {
+            self.server.prepared.insert(&statement);
+            let undo = Undo::Parse { statement: Rc::clone(&statement), name: None };
+            self.server.exchange.sent(Kind::Parse, true, undo);
+            Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
+            self.evict();
+        }
+        Some(statement.name.clone())
+    }
+
+    fn bind(&mut self, message: Message<'_>) -> Result<(), Error> {
+        const WHAT: &str = "a Bind message";
+        let mut rest = message.body;
+        let portal = take_cstr(&mut rest, WHAT)?;
+        let name = take_cstr(&mut rest, WHAT)?;
+        let known = if name.is_empty() {
+            self.client.unnamed.clone()
+        } else {
+            self.client.statements.get(name).cloned()
+        };
+        match known {
+            Some(statement) => {
+                self.notes(&statement.script, &statement.text);
+                self.before_end_of_pipeline(&statement.script);
+            }
+            None => self.client.block.wrote = true,
+        }
+        let Some(server_name) = self.on_server(name) else {
+            self.extended(Kind::Bind, message);
+            return Ok(());
+        };
+        self.server.exchange.sent(Kind::Bind, false, Undo::Nothing);
+        let len = message.len - name.len() + server_name.len();
+        let out = &mut self.server.end.out;
+        put_header(out, b'B', len);
+        out.put_slice(portal);
+        out.put_u8(0);
+        out.put_slice(&server_name);
+        out.put_u8(0);
+        out.put_slice(rest);
+        Ok(())
+    }
+
+    fn describe(&mut self, message: Message<'_>) -> Result<(), Error> {
+        if let Some((b'S', mut rest)) = message.body.split_first().map(|(k, r)| (*k, r)) {
+            let name = take_cstr(&mut rest, "a Describe message")?;
+            if let Some(server_name) = self.on_server(name) {
+                self.server.exchange.sent(Kind::Describe, false, Undo::Nothing);
+                put(&mut self.server.end.out, b'D', |out| {
+                    out.put_u8(b'S');
+                    out.put_slice(&server_name);
+                    out.put_u8(0);
+                });
+                return Ok(());
+            }
+        }
+        self.extended(Kind::Describe, message);
+        Ok(())
+    }
+
+    fn close(&mut self, message: Message<'_>) -> Result<(), Error> {
+        if let Some((b'S', mut rest)) = message.body.split_first().map(|(k, r)| (*k, r)) {
+            let name = take_cstr(&mut rest, "a Close message")?;
+            if name.is_empty() {
+                self.client.unnamed = None;
+                self.server.unnamed = None;
+            } else if let Some(statement) = self.client.statements.remove(name) {
+                let undo = Undo::Close { name: name.into(), statement };
+                self.server.exchange.sent(Kind::Closed, false, undo);
+                return Ok(());
+            }
+        }
+        self.extended(Kind::Close, message);
+        Ok(())
+    }
+
+    /// A second statement under one name: the server refuses it, as it would have.
+    fn duplicate(&mut self, name: &[u8]) {
+        // Prepared twice by one message each, it is the server that finds the second one wrong.
+        for ours in [true, false] {
+            self.server.exchange.sent(Kind::Parse, ours, Undo::Nothing);
+            put(&mut self.server.end.out, b'P', |out| {
+                out.put_slice(name);
+                out.put_slice(b"\0SELECT\0\0\0");
+            });
+        }
+        // The first one is not to stay, whatever becomes of the second.
+        self.client.block.stray.push(name.into());
+    }
+
+    /// What a text does to the session.
+    fn notes(&mut self, script: &Script, sql: &[u8]) {
+        let block = &mut self.client.block;
+        if script.access == Access::Write {
+            block.wrote = true;
+        }
+        if script.ends {
+            block.end = Some(match script.first {
+                Verb::Commit { chain: false } if script.statements == 1 => Ending::Commit,
+                Verb::Rollback { chain: false } if script.statements == 1 => Ending::Rollback,
+                _ => Ending::Other,
+            });
+        }
+        let leaves = script.leaves;
+        if leaves.is_empty() {
+            return;
+        }
+        for (leaves_it, pin) in [
+            (Leaves::TEMP, Pin::Temporary),
+            (Leaves::ADVISORY, Pin::Advisory),
+            (Leaves::LISTEN, Pin::Listen),
+            (Leaves::HOLD, Pin::Cursor),
+            (Leaves::PREPARED, Pin::Prepared),
+            (Leaves::LOAD, Pin::Library),
+            (Leaves::UNKNOWN_SETTING, Pin::Setting),
+        ] {
+            if leaves.has(leaves_it) {
+                self.client.pin(pin);
+            }
+        }
+        if leaves.has(Leaves::UNKNOWN) {
+            if contains(sql, b"set_config") {
+                self.client.pin(Pin::Code);
+            }
+            self.client.block.look = true;
+        }
+        if leaves.has(Leaves::SETTING) {
+            self.notes_setting(script, sql);
+        }
+        if leaves.has(Leaves::CLEARS_ALL) {
+            self.client.block.discarded = true;
+            self.barrier = true;
+        }
+    }
+
+    fn notes_setting(&mut self, script: &Script, sql: &[u8]) {
+        let name = |name: &Name| name.fold(sql);
+        match &script.first {
+            Verb::Set(set) if script.statements == 1 => {
+                let name = name(&set.name);
+                if name == b"session_authorization" {
+                    self.client.pin(Pin::Setting);
+                }
+                self.client.block.settings.push(name.into());
+            }
+            Verb::Reset(Some(reset)) if script.statements == 1 => {
+                self.client.block.settings.push(name(reset).into());
+            }
+            Verb::Reset(None) if script.statements == 1 => self.client.block.reset_all = true,
+            Verb::SetSessionCharacteristics(_) if script.statements == 1 => {
+                for name in ["isolation", "read_only", "deferrable"] {
+                    let name = format!("default_transaction_{name}");
+                    self.client.block.settings.push(name.into_bytes().into());
+                }
+            }
+            _ => self.client.pin(Pin::Setting),
+        }
+    }
+
+    /// For DEALLOCATE of a statement that was prepared by protocol: its name on the server, quoted.
+    fn deallocated(&mut self, script: &Script, sql: &[u8]) -> Option<Vec<u8>> {
+        let Verb::Deallocate(what) = &script.first else { return None };
+        if script.statements != 1 {
+            return None;
+        }
+        let Some(name) = what else {
+            self.client.block.deallocated = true;
+            self.barrier = true;
+            return None;
+        };
+        let statement = self.client.statements.remove(&name.fold(sql)[..])?;
+        if !self.server.prepared.touch(&statement) {
+            let undo = Undo::Nothing;
+            self.server.exchange.sent(Kind::Parse, true, undo);
+            self.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
+            Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
+            put(&mut self.server.end.out, b'S', |_| {});
+        }
+        self.server.prepared.remove(&statement);
+        let mut quoted = BytesMut::new();
+        crate::settings::put_identifier(&mut quoted, &statement.name);
+        Some(quoted.to_vec())
+    }
+
+    /// Asks for the id of a transaction that wrote, behind what the client sent: the answer is known
+    /// before its end is asked for.
+    fn ask_xid(&mut self) {
+        let block = &self.client.block;
+        if block.wrote
+            && block.end.is_none()
+            && !block.asked_xid
+            && self.server.exchange.status == Status::InTransaction
+            && self.client.left == 0
+            && self.worker.resolves()
+            && self.server.asks_xid
+        {
+            self.put_xid(true);
+        }
+    }
+
+    /// Asks for the id of a transaction before its end is passed on.
+    fn before_end(&mut self, script: &Script) {
+        if self.ends_unasked(script) {
+            self.put_xid(true);
+        }
+    }
+
+    /// The same inside a pipeline, where no Sync of ours may stand.
+    fn before_end_of_pipeline(&mut self, script: &Script) {
+        if self.ends_unasked(script) {
+            self.put_xid(false);
+        }
+    }
+
+    fn ends_unasked(&self, script: &Script) -> bool {
+        let block = &self.client.block;
+        script.ends
+            && block.wrote
+            && !block.asked_xid
+            && self.server.asks_xid
+            && self.worker.resolves()
+            && self.server.exchange.status == Status::InTransaction
+            && self.server.exchange.is_quiet()
+    }
+
+    fn put_xid(&mut self, sync: bool) {
+        self.client.block.asked_xid = true;
+        let exchange = &mut self.server.exchange;
+        for kind in [Kind::Bind, Kind::Execute, Kind::Close] {
+            exchange.sent(kind, true, Undo::Nothing);
+        }
+        let out = &mut self.server.end.out;
+        put(out, b'B', |out| {
+            for name in [XID_STATEMENT, XID_STATEMENT] {
+                out.put_slice(name);
+                out.put_u8(0);
+            }
+            out.put_slice(&[0; 6]);
+        });
+        put(out, b'E', |out| {
+            out.put_slice(XID_STATEMENT);
+            out.put_slice(&[0; 5]);
+        });
+        put(out, b'C', |out| {
+            out.put_u8(b'P');
+            out.put_slice(XID_STATEMENT);
+            out.put_u8(0);
+        });
+        if sync {
+            self.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
+            put(&mut self.server.end.out, b'S', |_| {});
+        } else {
+            // So that the answer leaves the server before the transaction ends.
+            put(&mut self.server.end.out, b'H', |_| {});
+        }
+    }
+}
+
+fn put_header(out: &mut BytesMut, tag: u8, len: usize) {
+    out.put_u8(tag);
+    out.put_u32(u32::try_from(len + 4).unwrap_or(u32::MAX));
+}
+
+/// A query without its terminating zero.
+fn text(body: &[u8]) -> &[u8] {
+    body.strip_suffix(b"\0").unwrap_or(body)
+}
+
+/// Whether a word occurs in a text, whatever the case of its letters.
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word))
+}

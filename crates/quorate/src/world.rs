@@ -1,0 +1,366 @@
+//! The cluster as the gateway of this node sees it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use quorate_agent::Node;
+use quorate_core::authority::{Authority, Phase};
+use quorate_core::{Lsn, NodeId, Term};
+use quorate_gateway::remote;
+use quorate_gateway::{BoxStream, Fate, Local, Replica, Role, Token, Transaction, View, Writer};
+use quorate_link::{Kind, clock};
+use quorate_replication::Level;
+use tokio::sync::watch;
+
+/// How often the view is made anew although nothing says that it changed: positions move all the
+/// time.
+const VIEW_EVERY: Duration = Duration::from_millis(100);
+/// Pause between two looks at a transaction that is still running.
+const FATE_POLL: Duration = Duration::from_millis(5);
+/// Positions of the writer that are remembered, to tell how old a replica's position is.
+const MARKS_MAX: usize = 3_000;
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The cluster, for the gateway.
+pub struct Cluster {
+    node: Arc<Node>,
+    view: RwLock<Arc<View>>,
+    changes: watch::Sender<u64>,
+    marks: Mutex<Marks>,
+}
+
+/// Where the writer was when, as far as this node heard: newest last.
+#[derive(Default)]
+struct Marks {
+    term: Term,
+    marks: VecDeque<(Instant, Lsn)>,
+}
+
+impl Marks {
+    /// Takes note of the writer's position.
+    fn note(&mut self, term: Term, at: Instant, lsn: Lsn) {
+        if self.term != term {
+            self.term = term;
+            self.marks.clear();
+        }
+        match self.marks.back_mut() {
+            // Where it has not moved, the newest word of it is what counts.
+            Some((then, last)) if *last == lsn => *then = at,
+            Some((_, last)) if *last > lsn => {}
+            _ => self.marks.push_back((at, lsn)),
+        }
+        if self.marks.len() > MARKS_MAX {
+            self.marks.pop_front();
+        }
+    }
+
+    /// How old what has been replayed up to `lsn` is at the most.
+    fn age(&self, lsn: Lsn, now: Instant) -> Option<Duration> {
+        let known = self.marks.partition_point(|(_, mark)| *mark <= lsn);
+        let (at, _) = self.marks.get(known.checked_sub(1)?)?;
+        Some(now.saturating_duration_since(*at))
+    }
+}
+
+impl Cluster {
+    /// Begins to follow the cluster.
+    pub fn follow(node: &Arc<Node>) -> Arc<Self> {
+        let cluster = Arc::new(Self {
+            node: Arc::clone(node),
+            view: RwLock::default(),
+            changes: watch::Sender::new(0),
+            marks: Mutex::default(),
+        });
+        cluster.refresh();
+        tokio::spawn(Arc::clone(&cluster).keep());
+        cluster
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let mut state = self.node.parts.consensus.watch();
+        let mut news = self.node.parts.health.news.subscribe();
+        let mut gate = self.node.parts.gate.changes();
+        let mut reads = self.node.parts.reads.changes();
+        loop {
+            tokio::select! {
+                _ = state.changed() => {}
+                _ = news.changed() => {}
+                _ = gate.changed() => {}
+                _ = reads.changed() => {}
+                () = tokio::time::sleep(VIEW_EVERY) => {}
+            }
+            self.refresh();
+        }
+    }
+
+    fn refresh(&self) {
+        let view = self.look();
+        let mut current = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        if **current != view {
+            *current = Arc::new(view);
+            drop(current);
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    fn look(&self) -> View {
+        let state = self.node.parts.consensus.state();
+        let authority = &state.authority;
+        let (writer, because) = match self.writer(authority) {
+            Ok(writer) => (Some(writer), String::new()),
+            Err(because) => (None, because),
+        };
+        let document = state.document();
+        View {
+            term: authority.term,
+            writer,
+            because,
+            replicas: self.replicas(authority),
+            ends: ends(authority),
+            wanted: Arc::new(document.gateway.clone()),
+        }
+    }
+
+    fn writer(&self, authority: &Authority) -> Result<Writer, String> {
+        let parts = &self.node.parts;
+        let term = authority.term;
+        let node = authority
+            .writer
+            .filter(|_| authority.phase != Phase::Electing)
+            .ok_or_else(|| "an election is under way".to_owned())?;
+        if node == parts.me {
+            return match parts.gate.term() {
+                Some(open) if open == term && parts.gate.is_draining() => {
+                    Err(format!("{node} hands over"))
+                }
+                Some(open) if open == term => Ok(Writer { node, term, here: true }),
+                _ => Err(format!("{node} does not serve yet")),
+            };
+        }
+        let word = parts.health.status_of(node).and_then(|s| s.writer);
+        match word {
+            Some(word) if word.serving && word.term == term => {
+                Ok(Writer { node, term, here: false })
+            }
+            Some(word) if word.term == term && word.leased => Err(format!("{node} hands over")),
+            _ => Err(format!("{node} does not serve yet")),
+        }
+    }
+
+    fn replicas(&self, authority: &Authority) -> Vec<Replica> {
+        let parts = &self.node.parts;
+        let now = Instant::now();
+        let peers = parts.health.peers();
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard_ago = |heard: Option<quorate_core::Moment>| {
+            heard.map_or(Duration::MAX, |at| clock::now().since(at))
+        };
+        if let Some(peer) = authority.writer.and_then(|w| peers.get(&w))
+            && let Some(status) = &peer.status
+            && status.writer.as_ref().is_some_and(|w| w.term == authority.term)
+            && let Some(server) = &status.server
+            && let Some(at) = now.checked_sub(heard_ago(peer.heard))
+        {
+            marks.note(authority.term, at, server.flushed);
+        }
+        let mut replicas = Vec::new();
+        for (node, peer) in &peers {
+            let Some(status) = &peer.status else { continue };
+            let Some(server) = &status.server else { continue };
+            let here = *node == parts.me;
+            let open = if here { parts.reads.term().is_some() } else { server.reads };
+            if !open || !server.in_recovery || authority.writer == Some(*node) {
+                continue;
+            }
+            let age = marks.age(server.replayed, now);
+            replicas.push(Replica {
+                node: *node,
+                here,
+                replayed: server.replayed,
+                term: status.term,
+                incarnation: server.started_us,
+                behind_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
+                near: here,
+            });
+        }
+        replicas
+    }
+
+    async fn looked_up(&self, transaction: Transaction) -> Option<Fate> {
+        let state = self.node.parts.consensus.state();
+        let authority = &state.authority;
+        match first_reused(authority, transaction.term) {
+            // A reign is forgotten, or what it assigned was never told.
+            None => return Some(Fate::Unknown),
+            // No log of it survived: whoever has this id now is somebody else (§11, 3).
+            Some(first) if transaction.xid >= first => return Some(Fate::Aborted),
+            Some(_) => {}
+        }
+        let database = self.node.parts.database.as_ref()?;
+        let status = database.admin.transaction_status(transaction.xid).await.ok()?;
+        match status.as_deref() {
+            Some("committed") => {
+                let end = database.admin.current_flush_lsn().await.ok()?;
+                let held = self.node.parts.aggregator.wait_for(end, Level::Flush).await;
+                // By the same reign that answered: a later one is asked anew.
+                let same = self.node.parts.gate.term() == Some(authority.term);
+                (held && same).then_some(Fate::Committed)
+            }
+            Some("aborted") => Some(Fate::Aborted),
+            // Its backend may still be about to end it.
+            Some("in progress") => None,
+            _ => Some(Fate::Unknown),
+        }
+    }
+
+    async fn fate_now(&self, transaction: Transaction) -> Option<Fate> {
+        let writer = self.view().writer.filter(|w| w.term >= transaction.term)?;
+        if writer.here {
+            return self.looked_up(transaction).await;
+        }
+        let stream = self.node.parts.links.dial(writer.node, Kind::Sql).await.ok()?;
+        remote::fate(stream, transaction).await.ok().flatten()
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The least transaction id that a reign after `term` may have assigned anew; the greatest number
+/// when there was none. `None` when that is not known.
+fn first_reused(authority: &Authority, term: Term) -> Option<u64> {
+    if !authority.reigns.iter().any(|r| r.term <= term) {
+        return None;
+    }
+    let later = authority.reigns.iter().filter(|r| r.term > term);
+    later.map(|r| r.next_xid).try_fold(u64::MAX, |least, next| Some(least.min(next?)))
+}
+
+/// Where each reign ended: where the next one left it, and no later than any after that.
+fn ends(authority: &Authority) -> Vec<(Term, Lsn)> {
+    let reigns = &authority.reigns;
+    let mut ends: Vec<(Term, Lsn)> = Vec::new();
+    let mut least = None;
+    for pair in reigns.windows(2).rev() {
+        if let Some(fork) = pair[1].fork {
+            least = Some(least.map_or(fork, |l: Lsn| l.min(fork)));
+        }
+        if let Some(end) = least {
+            ends.push((pair[0].term, end));
+        }
+    }
+    ends.reverse();
+    ends
+}
+
+impl quorate_gateway::World for Cluster {
+    fn view(&self) -> Arc<View> {
+        self.view()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn local(&self) -> Option<Local> {
+        let database = self.node.parts.database.as_ref()?;
+        Some(Local {
+            socket: database.options.socket(),
+            gate: Arc::clone(&self.node.parts.gate),
+            reads: Arc::clone(&self.node.parts.reads),
+            clock: clock::now,
+        })
+    }
+
+    fn acknowledged(&self) -> Token {
+        let quorum = self.node.parts.aggregator.quorum();
+        // Whatever level commits wait for: this is the farthest of the three.
+        Token { term: quorum.term, lsn: quorum.write.unwrap_or_default() }
+    }
+
+    fn dial(&self, node: NodeId) -> BoxFuture<'_, Result<BoxStream, String>> {
+        Box::pin(async move {
+            let stream = self.node.parts.links.dial(node, Kind::Sql).await;
+            stream.map(|s| Box::new(s) as BoxStream).map_err(|e| e.to_string())
+        })
+    }
+
+    fn role(&self, name: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
+        Box::pin(async move {
+            let view = self.view();
+            let far = view.writer.filter(|w| !w.here);
+            // The writer knows best. Without one, what was replicated so far has to do.
+            if let Some(writer) = far
+                && let Ok(stream) = self.node.parts.links.dial(writer.node, Kind::Sql).await
+                && let Ok(role) = remote::role(stream, &name).await
+            {
+                return Ok(role);
+            }
+            self.role_here(name).await
+        })
+    }
+
+    fn role_here(&self, name: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
+        Box::pin(async move {
+            let database = self.node.parts.database.as_ref().ok_or("this node has no database")?;
+            let login = database.admin.login(&name).await.map_err(|e| e.to_string())?;
+            Ok(login.map(|l| Role {
+                password: l.password,
+                may_log_in: l.may_log_in,
+                expired: l.expired,
+            }))
+        })
+    }
+
+    fn settled(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let Some(database) = &self.node.parts.database else { return false };
+            match database.admin.current_flush_lsn().await {
+                Ok(end) => self.node.parts.aggregator.wait_for(end, Level::Flush).await,
+                Err(_) => false,
+            }
+        })
+    }
+
+    fn may_cancel(&self, pid: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let Some(database) = &self.node.parts.database else { return false };
+            match database.admin.wait_event_of(pid).await {
+                Ok(event) => event.as_deref() != Some("SyncRep"),
+                Err(_) => false,
+            }
+        })
+    }
+
+    fn fate(&self, transaction: Transaction) -> BoxFuture<'_, Fate> {
+        Box::pin(async move {
+            let hold = Duration::from_millis(self.view().wanted.hold_ms);
+            let found = async {
+                loop {
+                    if let Some(fate) = self.fate_now(transaction).await {
+                        return fate;
+                    }
+                    tokio::time::sleep(FATE_POLL).await;
+                }
+            };
+            tokio::time::timeout(hold, found).await.unwrap_or(Fate::Unknown)
+        })
+    }
+
+    fn fate_here(&self, transaction: Transaction) -> BoxFuture<'_, Option<Fate>> {
+        Box::pin(async move {
+            let here = self.view().writer.is_some_and(|w| w.here && w.term >= transaction.term);
+            if here { self.looked_up(transaction).await } else { None }
+        })
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        let state = self.node.parts.consensus.state();
+        state.nodes.keys().copied().filter(|n| *n != self.node.parts.me).collect()
+    }
+}

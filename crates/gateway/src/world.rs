@@ -11,7 +11,7 @@ use crate::gate::{Clock, Gate};
 use crate::stream::{BoxFuture, BoxStream};
 
 /// The cluster as a gateway sees it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The newest term that this node knows.
     pub term: Term,

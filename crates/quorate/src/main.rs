@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod http;
 mod ports;
+mod world;
 
 use std::process::ExitCode;
 

@@ -15,7 +15,7 @@ use quorate_consensus::{Consensus, Dial, Dialling, Options};
 use quorate_core::node::Promise;
 use quorate_core::state::{Change, Command, NodeKind, State};
 use quorate_core::{Answer, Because, NodeId, Term};
-use quorate_gateway::{Frontend, FrontendOptions, Gate, Sessions, SessionsOptions};
+use quorate_gateway::{Gate, Gateway, Sessions, TlsSource};
 use quorate_link::{Authority, Heartbeats, Identity, Links, clock};
 use quorate_postgres::{Install, Mode, ServerOptions, User};
 use quorate_replication::Aggregator;
@@ -25,7 +25,8 @@ use tokio::sync::mpsc;
 
 use super::Global;
 use crate::config::{Config, passable_dir, told};
-use crate::ports::{CERTIFICATE_VALIDITY, LinkDial, LocalServer, ToWriter};
+use crate::ports::{CERTIFICATE_VALIDITY, LinkDial};
+use crate::world::Cluster;
 use crate::{api, ports};
 
 /// How often certificates are looked at.
@@ -42,7 +43,10 @@ pub async fn run(global: &Global) -> Result<()> {
     let config = Config::load(global.dir())?;
     let (node, orders) = assemble(&config).await?;
     let api = api::router(Arc::clone(&node));
-    let sessions = Arc::new(Sessions::new(session_options(&node)));
+    let world = Cluster::follow(&node);
+    let gateway = gateway(&config, &world)?;
+    let cancel = gateway.cancel_client();
+    let sessions = Arc::new(Sessions::new(world, SESSIONS_MAX, cancel));
     let listening = listen(&config, &node, &sessions, &api).await?;
     tokio::spawn(follow_members(Arc::clone(&node), config.clone()));
     tokio::spawn(renew(Arc::clone(&node), config.clone()));
@@ -63,6 +67,7 @@ pub async fn run(global: &Global) -> Result<()> {
     tracing::info!("stopping");
     stop(&node, work).await;
     drop(listening);
+    tokio::task::spawn_blocking(move || drop(gateway)).await?;
     let _ = std::fs::remove_file(config.control());
     ended
 }
@@ -98,6 +103,7 @@ async fn assemble(config: &Config) -> Result<(Arc<Node>, mpsc::Receiver<Order>)>
             .await
             .map_err(|e| told(&e, e.hint()))?;
     let gate = Arc::new(Gate::new());
+    let reads = Arc::new(Gate::new());
     let promise = PromiseFile::new(config.promise(), cluster);
     let promised = match promise.read()? {
         Some(Promise::Kept(term)) => term,
@@ -118,6 +124,7 @@ async fn assemble(config: &Config) -> Result<(Arc<Node>, mpsc::Receiver<Order>)>
         heartbeats,
         health,
         gate,
+        reads,
         aggregator: Aggregator::new(),
         database,
         promise,
@@ -185,17 +192,17 @@ fn peers(config: &Config, state: &State) -> BTreeMap<NodeId, String> {
     state.nodes.iter().map(|(n, node)| (*n, route(n, &node.link))).collect()
 }
 
-fn session_options(node: &Arc<Node>) -> SessionsOptions {
-    let socket = node.parts.database.as_ref().map(|d| d.options.socket());
-    SessionsOptions {
-        pg_socket: socket.unwrap_or_default(),
-        gate: Arc::clone(&node.parts.gate),
-        clock: clock::now,
-        quorum: Arc::new(LocalServer(Arc::clone(node))),
-        backends: Arc::new(LocalServer(Arc::clone(node))),
-        sessions_max: SESSIONS_MAX,
-        unasked: false,
-    }
+/// Opens the door for applications.
+fn gateway(config: &Config, world: &Arc<Cluster>) -> Result<Gateway> {
+    let at = config.file.listen.gateway;
+    let listener = std::net::TcpListener::bind(at).with_context(|| taken("applications", at))?;
+    let tls = Arc::new(TlsSource::new(None));
+    let world = Arc::clone(world) as Arc<dyn quorate_gateway::World>;
+    Gateway::start(world, tls, vec![listener]).map_err(|e| told(&e, e.hint()))
+}
+
+fn taken(what: &str, at: std::net::SocketAddr) -> String {
+    format!("cannot listen on {at} for {what}: is another node or program using it?")
 }
 
 /// Opens all ports. Dropping the answer closes them.
@@ -210,15 +217,6 @@ async fn listen(
     let links = node.parts.links.listen(&ports.link.to_string()).await?;
     let (n, s, a) = (Arc::clone(node), Arc::clone(sessions), api.clone());
     tasks.spawn(links.serve(move |arrival| ports::arrive(&n, &s, &a, arrival)));
-
-    let taken = |what: &str, at: std::net::SocketAddr| {
-        format!("cannot listen on {at} for {what}: is another node or program using it?")
-    };
-    let gateway = TcpListener::bind(ports.gateway)
-        .await
-        .with_context(|| taken("applications", ports.gateway))?;
-    let route = ToWriter { node: Arc::clone(node), sessions: Arc::clone(sessions) };
-    tasks.spawn(Frontend::new(FrontendOptions::default(), Arc::new(route)).run(gateway));
 
     let token = std::fs::read_to_string(config.admin_token_file())
         .with_context(|| format!("cannot read {}", config.admin_token_file().display()))?;

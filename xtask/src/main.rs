@@ -30,7 +30,7 @@ enum Command {
     Test(test::Test),
     /// Formatting, lints and the project's own rules; changes nothing.
     Check,
-    /// Measure, against real processes on this machine: failover, demo, idle, cpu-load.
+    /// Measure, against real processes on this machine: failover, gateway, demo, idle, cpu-load.
     Bench {
         /// Arguments for the benchmark; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -1,4 +1,4 @@
-//! What a fresh Debian or Ubuntu machine lacks: PostgreSQL.
+//! What a fresh Debian or Ubuntu machine lacks: PostgreSQL, and PgBouncer to measure beside.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -49,6 +49,31 @@ pub fn postgresql() -> Result<()> {
         "postgresql",
     ])?;
     if installed() { Ok(()) } else { bail!("apt-get installed no PostgreSQL server") }
+}
+
+/// Installs Debian's PgBouncer when there is none, to measure beside. Its own service is stopped:
+/// it listens where a gateway does.
+pub fn pgbouncer() -> Result<()> {
+    if Path::new("/usr/sbin/pgbouncer").exists() {
+        return Ok(());
+    }
+    if !on_path("apt-get") {
+        bail!("PgBouncer is needed: install its package, or name the program with --pgbouncer");
+    }
+    println!("installing PgBouncer with apt-get");
+    root(&[
+        "env",
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "install",
+        "-y",
+        "-q",
+        "pgbouncer",
+    ])?;
+    if Path::new("/run/systemd/system").exists() {
+        root(&["systemctl", "disable", "--now", "pgbouncer"])?;
+    }
+    Ok(())
 }
 
 /// Runs a command as root.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::setup::{other_version, postgresql, run};
+use crate::setup::{other_version, pgbouncer, postgresql, run};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -70,6 +70,10 @@ pub fn test(options: &Test) -> Result<()> {
 /// `cargo xtask bench`.
 pub fn bench(args: &[String]) -> Result<()> {
     postgresql()?;
+    let given = args.iter().any(|arg| arg == "--pgbouncer" || arg.starts_with("--pgbouncer="));
+    if args.first().is_some_and(|bench| bench == "gateway") && !given {
+        pgbouncer()?;
+    }
     let mut words =
         vec!["cargo", "run", "--release", "-p", "quorate-e2e", "--bin", "quorate-bench", "--"];
     words.extend(args.iter().map(String::as_str));

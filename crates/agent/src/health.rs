@@ -139,6 +139,8 @@ impl Health {
         let mut table = self.table();
         let urgent = table.status.as_ref().is_none_or(|old| is_news(old, &status));
         table.status = Some(status);
+        // Answers of the others renew the lease. Who is a majority alone hears none.
+        self.renew(&table);
         drop(table);
         if urgent {
             self.announce();
@@ -360,6 +362,7 @@ mod tests {
     use quorate_core::Because;
     use quorate_core::state::NodeKind;
     use quorate_core::status::Doing;
+    use quorate_gateway::Verdict;
 
     use super::*;
 
@@ -407,6 +410,30 @@ mod tests {
         let answer = to.heard(from.me, &from.beat(to.me));
         from.answered(to.me, clock(), &answer);
         serde_json::from_slice::<BeatAnswer>(&answer).unwrap().granted
+    }
+
+    #[test]
+    fn a_lone_voter_renews_its_own_lease() {
+        NOW.set(10_000);
+        let gate = Arc::new(Gate::new());
+        let alone = Health::new(node("a"), Term(4), clock, Arc::clone(&gate));
+        join(&alone, 4, true);
+        let members: BTreeSet<_> = [node("a")].into();
+        alone.set_cluster(Term(4), members.clone(), &members, true);
+        alone.ask(Some(Term(4)));
+        gate.open(Term(4));
+        let status = alone.table().status.clone().unwrap();
+        for now in [10_000, 20_000, 30_000] {
+            NOW.set(now);
+            assert_eq!(gate.check(Term(4), clock()), Verdict::Hold);
+            alone.set_status(status.clone());
+            assert_eq!(gate.check(Term(4), clock()), Verdict::Pass);
+        }
+        // With others in the cluster its own word is not enough.
+        join(&alone, 4, true);
+        NOW.set(40_000);
+        alone.set_status(status);
+        assert_eq!(gate.check(Term(4), clock()), Verdict::Hold);
     }
 
     #[test]

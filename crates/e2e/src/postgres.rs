@@ -1,7 +1,7 @@
 //! PostgreSQL's own programs, as a person would run them.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -18,7 +18,12 @@ pub fn bin_dir() -> Result<PathBuf> {
 
 /// One of them, run as the user `postgres` when we are root.
 pub fn program(name: &str) -> Result<Command> {
-    let mut command = Command::new(bin_dir()?.join(name));
+    as_postgres(&bin_dir()?.join(name))
+}
+
+/// Any program, run as the user `postgres` when we are root.
+pub fn as_postgres(program: &Path) -> Result<Command> {
+    let mut command = Command::new(program);
     if rustix::process::getuid().is_root() {
         let passwd = std::fs::read_to_string("/etc/passwd")?;
         let line =

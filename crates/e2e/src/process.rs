@@ -74,6 +74,8 @@ fn is_zombie(pid: Pid) -> bool {
 pub struct Usage {
     /// User and system time.
     pub cpu: Duration,
+    /// The same of children that ended and were waited for, with theirs.
+    pub reaped: Duration,
     /// Resident set.
     pub resident: u64,
 }
@@ -82,11 +84,15 @@ pub struct Usage {
 pub fn usage(pid: Pid) -> Result<Usage> {
     let fields = stat_fields(pid).context("the process is gone")?;
     let number = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or_default();
-    // Counted from the state: utime and stime are fields 14 and 15, rss is 24 (proc(5)).
-    let ticks = number(11) + number(12);
+    // Counted from the state: utime, stime, cutime and cstime are fields 14 to 17, rss is 24
+    // (proc(5)).
     let per_second = rustix::param::clock_ticks_per_second();
-    let cpu = Duration::from_secs_f64(ticks as f64 / per_second as f64);
-    Ok(Usage { cpu, resident: number(21) * rustix::param::page_size() as u64 })
+    let time = |ticks: u64| Duration::from_secs_f64(ticks as f64 / per_second as f64);
+    Ok(Usage {
+        cpu: time(number(11) + number(12)),
+        reaped: time(number(13) + number(14)),
+        resident: number(21) * rustix::param::page_size() as u64,
+    })
 }
 
 /// Fields of `/proc/<pid>/stat` from the state on; the name before may hold blanks.

@@ -21,6 +21,8 @@ pub struct Builder {
     witness: bool,
     binary: Option<Binary>,
     postgres_bin: BTreeMap<String, PathBuf>,
+    /// Where the cluster's directory is made; `/tmp` when not said.
+    base: Option<PathBuf>,
     env: Vec<(String, String, String)>,
 }
 
@@ -55,6 +57,13 @@ impl Builder {
         self
     }
 
+    /// Makes the cluster's directory below this one. Its path must be short: sockets are in it.
+    #[must_use]
+    pub fn below(mut self, base: &Path) -> Self {
+        self.base = Some(base.to_owned());
+        self
+    }
+
     /// Gives a node's process an environment variable.
     #[must_use]
     pub fn env(mut self, node: &str, key: &str, value: &str) -> Self {
@@ -65,7 +74,7 @@ impl Builder {
     /// Starts it, and returns when it is healthy and has the workload's table.
     pub fn start(self) -> Result<Cluster> {
         let binary = self.binary.clone().map_or_else(Binary::find, Ok)?;
-        let dir = short_dir()?;
+        let dir = short_dir(self.base.as_deref().unwrap_or(Path::new("/tmp")))?;
         let mut cluster = Cluster {
             nodes: self.nodes(&dir)?,
             dir,
@@ -175,11 +184,11 @@ fn lay_cables(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// A directory with a short path, for unix sockets, that PostgreSQL's user may enter.
-fn short_dir() -> Result<PathBuf> {
+fn short_dir(base: &Path) -> Result<PathBuf> {
     let mut seed = u64::from(std::process::id()) << 16;
     for _ in 0..1000 {
         seed += 1;
-        let dir = PathBuf::from(format!("/tmp/qe-{:x}", seed & 0xffff_ffff));
+        let dir = base.join(format!("qe-{:x}", seed & 0xffff_ffff));
         match std::fs::create_dir(&dir) {
             Ok(()) => {
                 std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755))?;
@@ -187,10 +196,12 @@ fn short_dir() -> Result<PathBuf> {
             }
             // Another cluster's, or kept from an earlier run.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).context("cannot make a directory in /tmp"),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot make {}", dir.display()));
+            }
         }
     }
-    bail!("no free name for a directory in /tmp")
+    bail!("no free name for a directory in {}", base.display())
 }
 
 /// A port that nobody listens on, from a range that the kernel does not hand out by itself, and

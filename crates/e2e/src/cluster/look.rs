@@ -18,6 +18,11 @@ impl Node {
     pub fn web(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports.web))
     }
+
+    /// Where its gateway is, past the applications' cable.
+    pub fn gateway(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.gateway))
+    }
 }
 
 impl Cluster {

@@ -213,7 +213,7 @@ fn settled(cluster: &Cluster) -> Result<String> {
 }
 
 /// What it was measured on.
-fn machine() -> Result<String> {
+pub(crate) fn machine() -> Result<String> {
     let processors = std::thread::available_parallelism()?;
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next());

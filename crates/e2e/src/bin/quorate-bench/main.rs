@@ -10,6 +10,7 @@ use quorate_e2e::binary::Binary;
 
 mod demo;
 mod failover;
+mod gateway;
 mod load;
 mod table;
 
@@ -26,6 +27,8 @@ struct Cli {
 pub(crate) enum Bench {
     /// Write gap and lost rows for each fault, time to the first row, idle cost.
     Failover(failover::Options),
+    /// What the gateway costs, beside PgBouncer and no proxy at all, on the same PostgreSQL.
+    Gateway(gateway::Options),
     /// From `quorate demo` to the first row written.
     Demo {
         #[command(flatten)]
@@ -86,6 +89,7 @@ impl Build {
 fn main() -> Result<()> {
     match Cli::parse().bench {
         Bench::Failover(options) => failover::run(&options),
+        Bench::Gateway(options) => gateway::run(&options),
         Bench::Demo { build, runs } => demo::run(&build.binary()?, build.bin_dir.as_deref(), runs),
         Bench::Idle { build, seconds } => {
             load::idle(&build, &build.binary()?, Duration::from_secs(seconds))

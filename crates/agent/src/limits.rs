@@ -53,6 +53,12 @@ pub const MEMBERSHIP_RETRY: Duration = Duration::from_secs(2);
 /// How long a diverged node leaves a writer without enough copies alone before it copies from it
 /// although that writer does not serve yet.
 pub const REJOIN_WAIT: Duration = Duration::from_secs(5);
+/// How long a switchover lets transactions go on that have begun, while others are held.
+pub const CALM_WAIT: Duration = Duration::from_secs(1);
+/// Pause between two looks at them.
+pub const CALM_POLL: Duration = Duration::from_millis(4);
+/// Looks in a row that must find none.
+pub const CALM_LOOKS: u32 = 3;
 /// How long a switchover waits, with clients held, for running statements to end.
 pub const QUIET_WAIT: Duration = Duration::from_millis(250);
 /// Bytes of log kept of one diverged tail.

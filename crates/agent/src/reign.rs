@@ -6,14 +6,16 @@ use std::time::Duration;
 use quorate_core::node::OwnReign;
 use quorate_core::status::SurrenderReason;
 use quorate_core::{Lsn, Moment, NodeId, Rule, Term, TimelineId};
+use quorate_gateway::Gate;
 use quorate_link::clock;
 use quorate_postgres::{Marker, Promoted, ROLE};
 use quorate_replication::{Level, VirtualStandby};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::database::Database;
 use crate::feed::Lineage;
-use crate::limits::{CHECKPOINT_WAIT, DISK_STUCK_AFTER, DRAIN_WAIT, MARKER_RETRY, QUIET_WAIT};
+use crate::limits::{CALM_LOOKS, CALM_POLL, CALM_WAIT, CHECKPOINT_WAIT, DISK_STUCK_AFTER, DRAIN_WAIT, MARKER_RETRY, QUIET_WAIT};
 use crate::node::Node;
 use crate::perform::Message;
 
@@ -169,6 +171,7 @@ impl Reign {
         self.drain = None;
         self.own.drained = false;
         let gate = &node.parts.gate;
+        gate.drain(false);
         // Closed for the switchover, or for a later term: then the lease is not asked for any more.
         if self.own.open && gate.term().is_none() && node.parts.health.asks(self.own.term) {
             gate.open(self.own.term);
@@ -237,13 +240,21 @@ async fn drain(node: &Node, target: Option<NodeId>, over: &Over) -> Result<(), S
         Ok(Err(e)) => return Err(format!("the checkpoint before it failed: {e}")),
         Err(_) => return Err("the checkpoint before it takes too long: try again".to_owned()),
     }
-    {
+    let step = |change: fn(&Gate)| {
         let over = over.lock().unwrap_or_else(PoisonError::into_inner);
         if *over {
             return Err("it is not wanted any more".to_owned());
         }
-        parts.gate.close();
+        change(&parts.gate);
+        Ok(())
+    };
+    // Transactions that have begun go on to their end, and gateways hold all others.
+    step(|gate| gate.drain(true))?;
+    node.wake.notify_one();
+    if tokio::time::timeout(CALM_WAIT, calm(database)).await.is_err() {
+        tracing::info!("transactions still run: they are cut off");
     }
+    step(Gate::close)?;
     // Cut sessions end at once, but a statement that runs goes on to its end and its commit.
     let quiet = async {
         while database.admin.client_backends().await.unwrap_or(0) > 0 {
@@ -262,6 +273,19 @@ async fn drain(node: &Node, target: Option<NodeId>, over: &Over) -> Result<(), S
     match tokio::time::timeout(DRAIN_WAIT, caught_up).await {
         Ok(()) => Ok(()),
         Err(_) => Err(format!("the target did not catch up in {} s", DRAIN_WAIT.as_secs())),
+    }
+}
+
+/// Waits until no transaction runs, looked at several times: gateways of other nodes hear of the
+/// draining a moment later.
+async fn calm(database: &Database) {
+    let mut calm = 0;
+    while calm < CALM_LOOKS {
+        match database.admin.busy_backends().await {
+            Ok(0) => calm += 1,
+            Ok(_) | Err(_) => calm = 0,
+        }
+        tokio::time::sleep(CALM_POLL).await;
     }
 }
 

@@ -102,8 +102,6 @@ pub struct Document {
     pub postgresql: BTreeMap<String, String>,
     /// Per-node wishes.
     pub nodes: BTreeMap<NodeId, NodeSpec>,
-    /// The gateways.
-    pub gateway: crate::gateway::Gateway,
 }
 
 impl Default for Document {
@@ -120,7 +118,6 @@ impl Default for Document {
             suspect_after_ms: 1000,
             postgresql: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            gateway: crate::gateway::Gateway::default(),
         }
     }
 }

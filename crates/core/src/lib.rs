@@ -10,7 +10,6 @@ pub mod coordinator;
 pub mod document;
 pub mod ids;
 pub mod lease;
-pub mod gateway;
 pub mod limits;
 pub mod node;
 pub mod report;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use quorate_core::NodeId;
-use quorate_core::gateway::{Gateway, Pool as Spec};
+use quorate_core::gateway::{Consistency, Gateway, PoolMode, ReadFrom};
 use quorate_wire::Startup;
 
 use crate::functions::Catalog;
@@ -14,6 +14,48 @@ use crate::login::{Known, Wish};
 use crate::metrics::Counters;
 use crate::pool::Pool;
 use crate::server::{Reported, Server};
+
+/// What the operator wants of pools and clients of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spec {
+    pub(crate) mode: PoolMode,
+    pub(crate) size: usize,
+    pub(crate) wait_ms: u64,
+    pub(crate) waiting_max: usize,
+    pub(crate) idle_ms: u64,
+    pub(crate) lifetime_ms: u64,
+    pub(crate) reuse_unnamed: bool,
+    pub(crate) prepared_max: usize,
+    pub(crate) consistency: Consistency,
+    pub(crate) read_from: ReadFrom,
+    pub(crate) max_staleness_ms: u64,
+    pub(crate) statement_timeout_ms: Option<u64>,
+    pub(crate) disabled: Option<String>,
+}
+
+impl Spec {
+    fn of(wanted: &Gateway, database: &str, user: &str) -> Self {
+        let pool = wanted.pool_for(database, user);
+        let spec = pool.spec;
+        // Zero stands for "no limit".
+        let or_ever = |ms: u64| if ms == 0 { u64::MAX / 2 } else { ms };
+        Self {
+            mode: spec.mode,
+            size: spec.size as usize,
+            wait_ms: or_ever(spec.wait_ms),
+            waiting_max: spec.waiting_max as usize,
+            idle_ms: or_ever(spec.idle_ms),
+            lifetime_ms: or_ever(spec.lifetime_ms),
+            reuse_unnamed: spec.reuse_unnamed,
+            prepared_max: spec.prepared_max as usize,
+            consistency: pool.consistency,
+            read_from: pool.read_from,
+            max_staleness_ms: wanted.max_staleness_ms,
+            statement_timeout_ms: pool.statement_timeout_ms,
+            disabled: pool.disabled,
+        }
+    }
+}
 
 /// A database and a role.
 pub(crate) struct Account {
@@ -40,7 +82,7 @@ impl Account {
         Rc::new(Self {
             database: database.into(),
             user: user.into(),
-            spec: RefCell::new(Rc::new(wanted.pool_for(database, user))),
+            spec: RefCell::new(Rc::new(Spec::of(wanted, database, user))),
             pools: RefCell::default(),
             reported: RefCell::default(),
             logins: RefCell::default(),
@@ -59,7 +101,7 @@ impl Account {
 
     /// The operator wants something else.
     pub(crate) fn configure(&self, wanted: &Gateway) {
-        let spec = Rc::new(wanted.pool_for(&self.database, &self.user));
+        let spec = Rc::new(Spec::of(wanted, &self.database, &self.user));
         for pool in self.pools.borrow().values() {
             pool.size.set(spec.size);
         }

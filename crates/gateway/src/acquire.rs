@@ -128,7 +128,7 @@ pub(crate) async fn writer(
         if worker.now() >= since + view.wanted.hold_ms {
             return Err(Box::new(no_writer(&view, refused)));
         }
-        let Some(_held) = worker.hold(view.wanted.held_max) else {
+        let Some(_held) = worker.hold(view.wanted.held_max as usize) else {
             return Err(Box::new(
                 Report::error("53300", "too many transactions wait for a writer")
                     .hint("Try again in a moment."),

@@ -36,12 +36,13 @@ pub(crate) async fn authenticate(
         address: hello.address.ip(),
         tls: hello.encrypted.then(|| TlsFacts { client_cn: hello.client_cn.as_deref() }),
     };
-    let wanted = Arc::clone(&worker.view().wanted);
-    match wanted.access.decide(&asking) {
+    let decision = worker.rules().decide(&asking);
+    match decision.verdict {
         Verdict::Password => {}
         Verdict::Certificate | Verdict::Trust => return exists(worker, user).await,
-        Verdict::Reject(rejected) => {
-            return Err(rejected.report(&asking).log(rejected.sentence(&asking)).into());
+        Verdict::Reject(no) => {
+            let report = Report::fatal(no.code, no.message).hint(no.hint);
+            return Err(report.log(decision.because).into());
         }
     }
     let role = worker.role(user).await.map_err(unknown)?;

@@ -223,10 +223,10 @@ impl Client {
             std::str::from_utf8(value).ok()
         };
         self.asked.consistency = text(b"quorate.consistency")
-            .and_then(|v| v.parse().ok())
+            .and_then(consistency)
             .unwrap_or(spec.consistency);
         self.asked.read_from =
-            text(b"quorate.read_from").and_then(|v| v.parse().ok()).unwrap_or(spec.read_from);
+            text(b"quorate.read_from").and_then(read_from).unwrap_or(spec.read_from);
         self.asked.max_staleness_ms = text(b"quorate.max_staleness")
             .and_then(milliseconds)
             .unwrap_or(spec.max_staleness_ms);
@@ -244,6 +244,30 @@ impl Client {
     pub(crate) fn is_pinned(&self) -> bool {
         self.handle.pin.get().is_some()
     }
+}
+
+/// A level by its name.
+pub(crate) fn consistency(name: &str) -> Option<Consistency> {
+    Some(match name {
+        "strong" => Consistency::Strong,
+        "read_your_writes" => Consistency::ReadYourWrites,
+        "monotonic" => Consistency::Monotonic,
+        "causal" => Consistency::Causal,
+        "bounded" => Consistency::Bounded,
+        "eventual" => Consistency::Eventual,
+        _ => return None,
+    })
+}
+
+/// Where reads go, by its name.
+pub(crate) fn read_from(name: &str) -> Option<ReadFrom> {
+    Some(match name {
+        "writer" => ReadFrom::Writer,
+        "replica" => ReadFrom::Replica,
+        "prefer" => ReadFrom::Prefer,
+        "nearest" => ReadFrom::Nearest,
+        _ => return None,
+    })
 }
 
 /// `500`, `500ms`, `2s`, `1min`, as PostgreSQL writes times.

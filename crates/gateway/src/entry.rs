@@ -23,12 +23,16 @@ use crate::metrics::count;
 use crate::settings::Settings;
 use crate::tls::Tls;
 use crate::worker::Worker;
-use crate::{Error, auth, cancel, limits, login};
+use crate::{Error, auth, cancel, limits, login, tls};
 
 /// A connection whose first packet is read.
 pub(crate) struct Hello {
     pub(crate) end: End,
     pub(crate) first: FirstPacket,
+    /// The certificate it was shown.
+    pub(crate) tls: Option<Tls>,
+    /// The common name of its own certificate, verified.
+    pub(crate) client_cn: Option<String>,
     pub(crate) encrypted: bool,
     pub(crate) address: SocketAddr,
 }
@@ -125,13 +129,15 @@ async fn greet(
 ) -> Result<Option<Hello>, Error> {
     const DOING: &str = "greeting a client";
     let mut end = End::new(Io::Tcp(tcp));
-    let mut encrypted = false;
+    let mut shown: Option<Tls> = None;
+    let mut client_cn = None;
     loop {
+        let encrypted = shown.is_some();
         // A TLS client that does not ask first begins with a handshake record.
         if !encrypted && end.stash.first() == Some(&0x16) {
             let Some(tls) = shared.tls.now() else { return Ok(None) };
-            end = handshake(end, &tls, true).await?;
-            encrypted = true;
+            (end, client_cn) = handshake(end, &tls, true).await?;
+            shown = Some(tls);
             continue;
         }
         let Some((first, used)) = startup::parse(&end.stash).map_err(Error::wire(DOING))? else {
@@ -150,8 +156,8 @@ async fn greet(
                 end.stash.clear();
                 end.out.put_u8(b'S');
                 end.drain().await.map_err(Error::io(DOING))?;
-                end = handshake(end, &tls, false).await?;
-                encrypted = true;
+                (end, client_cn) = handshake(end, &tls, false).await?;
+                shown = Some(tls);
             }
             FirstPacket::Ssl | FirstPacket::GssEnc => {
                 end.stash.advance(used);
@@ -166,14 +172,18 @@ async fn greet(
             }
             first => {
                 end.stash.advance(used);
-                return Ok(Some(Hello { end, first, encrypted, address }));
+                return Ok(Some(Hello { end, first, tls: shown, client_cn, encrypted, address }));
             }
         }
     }
 }
 
 /// Encrypts a connection. `direct`: the client began without asking, and must name the protocol.
-async fn handshake(end: End, tls: &Tls, direct: bool) -> Result<End, Error> {
+async fn handshake(
+    end: End,
+    tls: &Tls,
+    direct: bool,
+) -> Result<(End, Option<String>), Error> {
     const DOING: &str = "encrypting a client's connection";
     let Io::Tcp(tcp) = end.io else {
         return Err(Error::io(DOING)(std::io::ErrorKind::InvalidInput.into()));
@@ -185,7 +195,9 @@ async fn handshake(end: End, tls: &Tls, direct: bool) -> Result<End, Error> {
     if direct && !named {
         return Err(Error::io(DOING)(std::io::ErrorKind::InvalidData.into()));
     }
-    Ok(End::new(Io::Tls(Box::new(stream))))
+    let certificates = stream.get_ref().1.peer_certificates();
+    let client_cn = certificates.and_then(|chain| tls::common_name(chain.first()?));
+    Ok((End::new(Io::Tls(Box::new(stream))), client_cn))
 }
 
 type Admitted = Option<(Rc<Account>, Rc<Known>)>;

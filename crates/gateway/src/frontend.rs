@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use quorate_core::gateway::TlsPolicy;
+use quorate_core::gateway;
 use quorate_wire::CancelKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -46,11 +46,11 @@ impl Shared {
     }
 
     pub(crate) fn tls_required(&self) -> bool {
-        self.world.view().wanted.tls == TlsPolicy::Required
+        self.world.view().wanted.tls == gateway::Tls::Required
     }
 
     pub(crate) fn clients_max(&self, worker: &Worker) -> usize {
-        worker.view().wanted.clients_max
+        worker.view().wanted.clients_max as usize
     }
 
     /// Gives a cancel request to the thread whose client it names; false when the number is none of
@@ -88,8 +88,7 @@ impl Gateway {
         listeners: Vec<std::net::TcpListener>,
     ) -> Result<Self, Error> {
         let random = ring::rand::SystemRandom::new();
-        let mut decoy = [0; 32];
-        let _ = ring::rand::SecureRandom::fill(&random, &mut decoy);
+        let decoy = world.secret();
         let workers = world.view().wanted.workers.clamp(1, limits::WORKERS_MAX);
         let shared = Arc::new(Shared {
             world,

@@ -208,9 +208,9 @@ fn directive(client: &Client, group: &Group) -> Option<crate::route::Asked> {
     let text = std::str::from_utf8(client.end.stash.get(from..to)?).ok()?;
     let mut asked = client.asked;
     for word in text.split([',', ' ']).map(str::trim).filter(|w| !w.is_empty()) {
-        if let Ok(level) = word.parse() {
+        if let Some(level) = crate::client::consistency(word) {
             asked.consistency = level;
-        } else if let Ok(from) = word.parse() {
+        } else if let Some(from) = crate::client::read_from(word) {
             asked.read_from = from;
         } else if let Some(bound) = word.strip_prefix("max_staleness=") {
             asked.max_staleness_ms = crate::client::milliseconds(bound)?;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use quorate_wire::binding::Binding;
 use rustls::ServerConfig;
 
 /// A certificate and how it is shown.
@@ -9,8 +10,8 @@ use rustls::ServerConfig;
 pub struct Tls {
     /// What handshakes are made with.
     pub config: Arc<ServerConfig>,
-    /// The certificate's hash as channel binding `tls-server-end-point` wants it (RFC 5929).
-    pub binding: Arc<[u8]>,
+    /// What clients that bind their login to the certificate must have seen.
+    pub binding: Option<Binding>,
 }
 
 /// The present certificate; may be renewed while clients are connected.
@@ -32,4 +33,12 @@ impl TlsSource {
     pub fn now(&self) -> Option<Tls> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The common name of the subject of a certificate.
+pub(crate) fn common_name(der: &[u8]) -> Option<String> {
+    use x509_parser::prelude::FromDer;
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    Some(name)
 }

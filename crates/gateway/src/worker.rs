@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_core::NodeId;
+use quorate_core::access::{AccessRule, AccessRules, Action};
+use quorate_core::gateway::Gateway;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Account;
@@ -23,6 +25,7 @@ use crate::world::{Role, View, World};
 pub(crate) struct Worker {
     pub(crate) world: Arc<dyn World>,
     view: RefCell<Arc<View>>,
+    rules: RefCell<Rc<AccessRules>>,
     pub(crate) statements: RefCell<Statements>,
     accounts: RefCell<HashMap<(Box<str>, Box<str>), Rc<Account>>>,
     pub(crate) clients: RefCell<HashMap<u32, Rc<Handle>>>,
@@ -43,8 +46,10 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(world: Arc<dyn World>, index: u32) -> Rc<Self> {
         let view = world.view();
+        let rules = AccessRules::new(&view.wanted).unwrap_or_else(|_| nobody());
         Rc::new(Self {
             world,
+            rules: RefCell::new(Rc::new(rules)),
             view: RefCell::new(view),
             statements: RefCell::default(),
             accounts: RefCell::default(),
@@ -65,6 +70,11 @@ impl Worker {
     /// What is known of the cluster.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.borrow())
+    }
+
+    /// Who may come in.
+    pub(crate) fn rules(&self) -> Rc<AccessRules> {
+        Rc::clone(&self.rules.borrow())
     }
 
     /// Milliseconds since the thread began.
@@ -181,6 +191,11 @@ impl Worker {
         let view = self.world.view();
         let before = self.view.replace(Arc::clone(&view));
         if before.wanted != view.wanted {
+            // The document was validated; one that is wrong all the same changes nothing.
+            match AccessRules::new(&view.wanted) {
+                Ok(rules) => *self.rules.borrow_mut() = Rc::new(rules),
+                Err(problems) => tracing::error!(?problems, "the access rules are wrong"),
+            }
             for account in self.accounts() {
                 account.configure(&view.wanted);
             }
@@ -233,6 +248,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// Rules that let nobody in.
+fn nobody() -> AccessRules {
+    let reject = AccessRule { action: Action::Reject, ..AccessRule::default() };
+    let gateway = Gateway { access: vec![reject], ..Gateway::default() };
+    AccessRules::new(&gateway).unwrap_or_else(|_| unreachable!("one rule without any condition"))
 }
 
 /// A place among those who wait for a writer.

@@ -171,6 +171,9 @@ pub trait World: Send + Sync + 'static {
     /// yet.
     fn fate_here(&self, transaction: Transaction) -> BoxFuture<'_, Option<Fate>>;
 
+    /// Something that all nodes know and no client does.
+    fn secret(&self) -> [u8; 32];
+
     /// All other nodes.
     fn nodes(&self) -> Vec<NodeId>;
 }

@@ -13,6 +13,7 @@ use quorate_gateway::remote;
 use quorate_gateway::{BoxStream, Fate, Local, Replica, Role, Token, Transaction, View, Writer};
 use quorate_link::{Kind, clock};
 use quorate_replication::Level;
+use sha2::Digest;
 use tokio::sync::watch;
 
 /// How often the view is made anew although nothing says that it changed: positions move all the
@@ -357,6 +358,12 @@ impl quorate_gateway::World for Cluster {
             let here = self.view().writer.is_some_and(|w| w.here && w.term >= transaction.term);
             if here { self.looked_up(transaction).await } else { None }
         })
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        let state = self.node.parts.consensus.state();
+        let hash = sha2::Sha256::new().chain_update(b"gateway").chain_update(&state.ca.key);
+        hash.finalize().into()
     }
 
     fn nodes(&self) -> Vec<NodeId> {

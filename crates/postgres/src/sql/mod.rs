@@ -173,6 +173,16 @@ impl Admin {
         need(&self.questions.row("count its clients", sql).await?, 0, "a count")
     }
 
+    /// Clients whose statement or transaction has not ended, Quorate's own aside.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Sql`].
+    pub async fn busy_backends(&self) -> Result<u64, Error> {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                   AND usename IS DISTINCT FROM 'quorate' AND state IS DISTINCT FROM 'idle'";
+        need(&self.questions.row("count its busy clients", sql).await?, 0, "a count")
+    }
+
     /// What the server knows of a role that logs in: its password's verifier, whether it may log in
     /// at all, and whether the password is no longer valid. `None`: there is no such role.
     ///

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_core::NodeId;
-use quorate_core::access::{AccessRule, AccessRules, Action};
+use quorate_core::access::{AccessRule, AccessRules, Action, TlsNeed};
 use quorate_core::gateway::Gateway;
 use tokio::sync::{Notify, Semaphore};
 
@@ -252,7 +252,15 @@ impl Worker {
 
 /// Rules that let nobody in.
 fn nobody() -> AccessRules {
-    let reject = AccessRule { action: Action::Reject, ..AccessRule::default() };
+    let all = || vec!["*".to_owned()];
+    let reject = AccessRule {
+        database: all(),
+        role: all(),
+        address: all(),
+        tls: TlsNeed::Any,
+        action: Action::Reject,
+        because: None,
+    };
     let gateway = Gateway { access: vec![reject], ..Gateway::default() };
     AccessRules::new(&gateway).unwrap_or_else(|_| unreachable!("one rule without any condition"))
 }

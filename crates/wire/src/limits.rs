@@ -11,3 +11,11 @@ pub const CANCEL_KEY_MAX: usize = 256;
 
 /// Longest notice worth looking into; the ones we look for are a few hundred bytes.
 pub const NOTICE_MAX: usize = 8 * 1024;
+
+/// Longest body of a password or SASL message; PostgreSQL's own limit for SASL. Nobody is
+/// authenticated yet: nothing longer is worth the memory.
+pub const AUTHENTICATION_MAX: usize = 1024;
+
+/// Most rounds of a stored SCRAM password that are taken. They cost the client, not us; more than
+/// PostgreSQL can store is not a stored password.
+pub const SCRAM_ITERATIONS_MAX: u32 = i32::MAX as u32;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
+use crate::gateway::{Gateway, SynchronousCommit};
 
 /// When a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,6 +43,15 @@ impl Level {
             Level::Received => "remote_write",
             Level::Flushed => "on",
             Level::Applied => "remote_apply",
+        }
+    }
+
+    /// The same as a setting that can be compared.
+    pub fn setting(self) -> SynchronousCommit {
+        match self {
+            Level::Received => SynchronousCommit::RemoteWrite,
+            Level::Flushed => SynchronousCommit::On,
+            Level::Applied => SynchronousCommit::RemoteApply,
         }
     }
 }
@@ -102,6 +112,10 @@ pub struct Document {
     pub postgresql: BTreeMap<String, String>,
     /// Per-node wishes.
     pub nodes: BTreeMap<NodeId, NodeSpec>,
+    /// What applications meet: access, encryption, routing, pools. Not written while it is all
+    /// defaults, so that nodes that do not know it yet can read the document.
+    #[serde(skip_serializing_if = "Gateway::is_default")]
+    pub gateway: Gateway,
 }
 
 impl Default for Document {
@@ -118,6 +132,7 @@ impl Default for Document {
             suspect_after_ms: 1000,
             postgresql: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            gateway: Gateway::default(),
         }
     }
 }
@@ -161,7 +176,14 @@ impl Document {
         if self.semi_sync_timeout_ms < 1000 {
             bad("semi_sync_timeout_ms", "use 1000 milliseconds or more".to_owned());
         }
+        problems.extend(self.gateway.validate());
         problems
+    }
+
+    /// The least `synchronous_commit` that a client may set: what the operator wants, and never
+    /// more than commits have without anything being set.
+    pub fn synchronous_commit_floor(&self) -> SynchronousCommit {
+        self.gateway.synchronous_commit_floor.min(self.level.setting())
     }
 
     /// The wishes for a node, or the defaults.

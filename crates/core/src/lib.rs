@@ -3,11 +3,13 @@
 //! Pure code from plain data to plain data: no IO, no clock, no randomness, no async, no logging.
 //! The same functions run in production, in the model checker and in the simulator.
 
+pub mod access;
 pub mod authority;
 pub mod because;
 pub mod candidates;
 pub mod coordinator;
 pub mod document;
+pub mod gateway;
 pub mod ids;
 pub mod lease;
 pub mod limits;

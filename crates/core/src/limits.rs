@@ -49,3 +49,9 @@ pub const FLAP_WINDOW: Duration = Duration::from_secs(20);
 pub const FLAP_DELAY: Duration = Duration::from_secs(5);
 /// Leases a writer may be without before it stops its server.
 pub const LEASELESS_STOP: u32 = 3;
+/// Rules for access in a cluster document: each login walks through them.
+pub const ACCESS_RULES_MAX: usize = 1000;
+/// Rules for pools in a cluster document: each new pair of database and role walks through them.
+pub const POOL_RULES_MAX: usize = 1000;
+/// Longest name in PostgreSQL, in bytes.
+pub const PG_NAME_MAX: usize = 63;

@@ -5,7 +5,9 @@
 //! into what decides ([`AccessRules`]); the latter cannot be had from rules that are wrong.
 
 use std::fmt;
-use std::net::IpAddr;
+
+// Addresses without the sockets of `std::net`.
+use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -135,7 +137,8 @@ pub struct AccessRules {
 
 const HINT_NO_RULE: &str =
     "Add a [[gateway.access]] rule to the cluster document that matches it (quorate config edit).";
-const HINT_REJECTED: &str = "The [[gateway.access]] rules of the cluster document decide; the gateway's log names the rule.";
+const HINT_REJECTED: &str = "The [[gateway.access]] rules of the cluster document \
+    decide; the gateway's log names the rule.";
 const HINT_CERTIFICATE: &str =
     "Connect over TLS with a client certificate whose common name is the role's name.";
 const HINT_NAME: &str = "Give the name in full as PostgreSQL knows it.";
@@ -211,10 +214,11 @@ impl Asking<'_> {
     }
 }
 
-/// In the words of PostgreSQL, for its log readers' habits.
+/// In the words of PostgreSQL, for its log readers' habits; names cannot break out of their line.
 impl fmt::Display for Asking<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (role, database, address) = (self.role, self.database, self.address.to_canonical());
+        let (role, database) = (self.role.escape_debug(), self.database.escape_debug());
+        let address = self.address.to_canonical();
         let tls = if self.tls.is_some() { "SSL encryption" } else { "no encryption" };
         write!(f, "host \"{address}\", user \"{role}\", database \"{database}\", {tls}")
     }

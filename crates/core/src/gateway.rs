@@ -140,8 +140,8 @@ pub struct Gateway {
     /// [`Document::synchronous_commit_floor`](crate::document::Document::synchronous_commit_floor)
     /// for what it is when `level` is less. Changes live.
     pub synchronous_commit_floor: SynchronousCommit,
-    /// Threads of each gateway, 1 to 64. Default 1: more help only when that one is busy all the time.
-    /// Taken at the next start of the node.
+    /// Threads of each gateway, 1 to 64. Default 1: more help only when that one is busy all the
+    /// time. Taken at the next start of the node.
     pub workers: u8,
     /// Clients on each gateway; more are refused with 53300. Default 10000, 1 to 1000000. Changes
     /// live; clients that are there stay.

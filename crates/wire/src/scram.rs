@@ -33,6 +33,9 @@ pub const SCRAM: &str = "SCRAM-SHA-256";
 /// The mechanism with channel binding.
 pub const SCRAM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
+const DOWNGRADE: &str = "The client supports SCRAM channel binding but thinks the server does \
+    not.  However, this server does support channel binding.";
+
 /// Bytes of randomness in a server's nonce; PostgreSQL's number.
 pub const NONCE: usize = 18;
 
@@ -118,16 +121,18 @@ impl Exchange {
         match (plus, flag) {
             (true, Flag::Bound) | (false, Flag::Unable) => Ok(()),
             (true, Flag::Unable | Flag::ThinksWeCannot) => Err(malformed(
-                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not \
+                 include channel binding data.",
             )),
             (false, Flag::Bound) => Err(malformed(
-                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
+                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message \
+                 includes channel binding data.",
             )),
             // Somebody in between took PLUS off our list.
             (false, Flag::ThinksWeCannot) if self.binding.is_some() => Err(Refusal::new(
                 "28000",
                 "SCRAM channel binding negotiation error",
-                Some("The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.".to_owned()),
+                Some(DOWNGRADE.to_owned()),
             )),
             (false, Flag::ThinksWeCannot) => Ok(()),
         }

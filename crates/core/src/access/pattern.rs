@@ -1,6 +1,6 @@
 //! Names with a `*` at the end, and networks.
 
-use std::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::document::Invalid;
 use crate::limits;
@@ -140,7 +140,7 @@ fn first_address(address: IpAddr, prefix: u8) -> IpAddr {
         }
         IpAddr::V6(v6) => {
             let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
-            std::net::Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
         }
     }
 }

@@ -96,9 +96,10 @@ fn each_field_of_a_pool_comes_from_the_first_rule_that_sets_it() {
 fn idle_connections_never_exceed_the_pool() {
     let gateway = document(
         "[[gateway.pools]]\nrole = [\"a\"]\nmin_idle = 15\n[[gateway.pools]]\nsize = 10\n",
-    );
+    )
+    .gateway;
     assert_eq!(gateway.validate(), []);
-    assert_eq!(gateway.gateway.pool_for("d", "a").spec.min_idle, 10);
+    assert_eq!(gateway.pool_for("d", "a").spec.min_idle, 10);
 }
 
 #[test]

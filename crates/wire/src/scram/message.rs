@@ -134,7 +134,7 @@ fn flag(message: &[u8]) -> Result<(Flag, &[u8]), Refusal> {
             let mut rest = message;
             let kind = attribute(&mut rest, b'p')?;
             if kind != b"tls-server-end-point" {
-                let kind = String::from_utf8_lossy(kind);
+                let kind = kind.escape_ascii();
                 let message = format!("unsupported SCRAM channel-binding type \"{kind}\"");
                 return Err(Refusal::new("08P01", &message, None));
             }

@@ -117,10 +117,10 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Opens sessions through a gateway until the server takes no more.
-    pub fn gather(login: &Login, gateway: SocketAddr) -> Result<Self> {
+    /// Opens sessions on a server's private socket, past the gateway, until it takes no more.
+    pub fn gather(login: &Login, socket_dir: &std::path::Path) -> Result<Self> {
         let mut config = login.config();
-        config.host(gateway.ip().to_string()).port(gateway.port());
+        config.host_path(socket_dir).port(5432);
         let mut crowd = Self { config, sessions: Vec::new() };
         crowd.grow()?;
         Ok(crowd)

@@ -107,6 +107,18 @@ pub(crate) async fn lost(
             (None, false) => Ok(After::Done),
         };
     }
+    // Drivers do not look at the answer when they close a statement: nothing that a client must
+    // know may be told there.
+    let owed: Vec<Kind> = server.exchange.owed().collect();
+    let closing = |k: &Kind| matches!(k, Kind::Close | Kind::Closed | Kind::Sync);
+    if pinned.is_none() && owed.iter().all(closing) && !server.exchange.lacks_sync() {
+        let status = if in_block { Status::InTransaction } else { Status::Idle };
+        did(client, &owed, b"", status);
+        if in_block {
+            client.lost = Some(Lost::Untold(undone(why)));
+        }
+        return Ok(After::Done);
+    }
     let became = became(worker, client, &server, &block, group, in_block).await;
     tell(client, &server, &became, why);
     // The fate needs the server's connection gone; nothing of it is used below.
@@ -135,7 +147,7 @@ async fn became(
             Became::Did(b"ROLLBACK\0")
         }
         (true, Some(Ending::Commit)) => {
-            if !block.wrote || block.asked_xid && block.xid.is_none() && block.answered_xid {
+            if block.wrote_nothing() {
                 return Became::Did(b"COMMIT\0");
             }
             committed(worker, client, server, block).await
@@ -181,7 +193,7 @@ fn tell(client: &mut Client, server: &Server, became: &Became, why: &str) {
         Became::Did(_) | Became::Undone | Became::Unknown => Status::Idle,
     };
     let report = match became {
-        Became::Did(tag) if is_one(&owed) => return did(client, &owed, tag),
+        Became::Did(tag) if is_one(&owed) => return did(client, &owed, tag, status),
         Became::Did(_) | Became::Unknown => unknown(why),
         Became::Undone | Became::UndoneInBlock => undone(why),
     };
@@ -209,7 +221,7 @@ fn is_one(owed: &[Kind]) -> bool {
 }
 
 /// The answers of a statement that was carried out.
-fn did(client: &mut Client, owed: &[Kind], tag: &[u8]) {
+fn did(client: &mut Client, owed: &[Kind], tag: &[u8], status: Status) {
     for kind in owed {
         let out = &mut client.end.out;
         match kind {
@@ -220,15 +232,15 @@ fn did(client: &mut Client, owed: &[Kind], tag: &[u8]) {
             Kind::Execute => put(out, b'C', |out| out.extend_from_slice(tag)),
             Kind::Query => {
                 put(out, b'C', |out| out.extend_from_slice(tag));
-                ready(client, Status::Idle);
+                ready(client, status);
             }
-            Kind::Sync => ready(client, Status::Idle),
+            Kind::Sync => ready(client, status),
             Kind::CopyEnd => {}
         }
     }
 }
 
-fn ready(client: &mut Client, status: Status) {
+pub(crate) fn ready(client: &mut Client, status: Status) {
     let letter: &[u8] = match status {
         Status::Idle => b"I",
         Status::InTransaction => b"T",

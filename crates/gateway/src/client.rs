@@ -113,10 +113,12 @@ pub(crate) struct Block {
     pub(crate) wrote: bool,
     /// Its id, once known.
     pub(crate) xid: Option<u64>,
+    /// It may have written since its id was asked for.
+    pub(crate) unasked: bool,
     /// The id was asked for.
     pub(crate) asked_xid: bool,
-    /// The answer to that has come.
-    pub(crate) answered_xid: bool,
+    /// Such questions without their answer.
+    pub(crate) xid_due: u32,
     /// Settings it may have changed.
     pub(crate) settings: Vec<Box<[u8]>>,
     /// It may have left something that can be looked for.
@@ -135,6 +137,19 @@ pub(crate) struct Block {
     pub(crate) failed: bool,
     /// The statement that was asked to end it.
     pub(crate) end: Option<Ending>,
+}
+
+impl Block {
+    /// A statement is sent that may write.
+    pub(crate) fn writes(&mut self) {
+        self.wrote = true;
+        self.unasked = true;
+    }
+
+    /// Whether it surely has no transaction id, so that nothing is lost with it.
+    pub(crate) fn wrote_nothing(&self) -> bool {
+        self.xid.is_none() && self.asked_xid && self.xid_due == 0 && !self.unasked
+    }
 }
 
 /// A client's session.

@@ -70,6 +70,8 @@ pub(crate) enum Stop {
     More,
     /// A message of this length comes next: a commit stopped waiting for its copies.
     CancelledWait(usize),
+    /// The server says that it ends the session, and why: no client is to end with it.
+    Fatal(String),
     /// An error comes next, with this SQLSTATE, before anything of the answer was passed on.
     Refused([u8; 5]),
 }
@@ -262,6 +264,9 @@ impl Exchange {
             NOTICE if fields().is_some_and(|f| f.is_cancelled_sync_wait()) => {
                 Some(Stop::CancelledWait(HEADER + len))
             }
+            ERROR if fields().is_some_and(|f| is_fatal(&f)) => {
+                Some(Stop::Fatal(fields().map(|f| f.message().to_owned()).unwrap_or_default()))
+            }
             ERROR if guarded && !ours && !self.seen.answered => {
                 Some(Stop::Refused(fields().map_or(*b"XX000", |f| sqlstate(&f))))
             }
@@ -389,6 +394,11 @@ impl Exchange {
         self.copying = end.is_none();
         self.unsynced = !self.expect.iter().any(|e| e.kind == Kind::Sync);
     }
+}
+
+/// Whether an error ends the session. The field that no locale translates tells.
+fn is_fatal(fields: &Fields<'_>) -> bool {
+    matches!(fields.get(b'V'), Some(b"FATAL" | b"PANIC"))
 }
 
 fn sqlstate(fields: &Fields<'_>) -> [u8; 5] {

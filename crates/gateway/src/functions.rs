@@ -19,15 +19,15 @@ pub(crate) struct Catalog {
 /// Reads them. A function is suspect when its source mentions anything that outlives a transaction,
 /// or when its source is not readable SQL: its callers are looked after, or keep their server.
 pub(crate) const QUERY: &str = "\
-SELECT f.proname, pg_catalog.bool_or(f.provolatile = 'v'), pg_catalog.bool_or(\
- l.lanname NOT IN ('sql', 'plpgsql', 'internal', 'c')\
- OR f.prosrc ~* '(set_config|\\mset\\M|temp|advisory|listen|prepare|with\\s+hold|\\mload\\M|dblink)'),\
- pg_catalog.bool_or(f.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype)\
- FROM pg_catalog.pg_proc f\
- JOIN pg_catalog.pg_language l ON l.oid = f.prolang\
- WHERE f.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace\
- AND f.pronamespace <> 'information_schema'::pg_catalog.regnamespace\
- GROUP BY f.proname LIMIT 50000";
+SELECT f.proname, pg_catalog.bool_or(f.provolatile = 'v'), pg_catalog.bool_or( \
+l.lanname NOT IN ('sql', 'plpgsql', 'internal', 'c') OR f.prosrc ~* \
+'(set_config|\\mset\\M|temp|advisory|listen|prepare|with\\s+hold|\\mload\\M|dblink)'), \
+pg_catalog.bool_or(f.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype) \
+FROM pg_catalog.pg_proc f \
+JOIN pg_catalog.pg_language l ON l.oid = f.prolang \
+WHERE f.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
+AND f.pronamespace <> 'information_schema'::pg_catalog.regnamespace \
+GROUP BY f.proname LIMIT 50000";
 
 impl Catalog {
     /// From the answer to [`QUERY`].

@@ -24,6 +24,8 @@ pub(crate) struct Group {
     pub(crate) begins: bool,
     /// It does nothing but begin a transaction block.
     pub(crate) only_begins: bool,
+    /// It does nothing but close statements and portals.
+    pub(crate) only_closes: bool,
     /// It is made of messages of the extended protocol.
     pub(crate) is_extended: bool,
     /// It is a function call.
@@ -47,6 +49,7 @@ impl Group {
             access: Access::Read,
             begins: false,
             only_begins: false,
+            only_closes: false,
             is_extended: false,
             is_call: false,
             leaves: false,
@@ -98,6 +101,7 @@ pub(crate) fn peek(
 ) -> Result<Option<Group>, Error> {
     let mut group = Group::nothing();
     let mut parsed: Vec<&[u8]> = Vec::new();
+    let mut closes = true;
     let mut at = 0;
     loop {
         let Some(header) = input[at..].first_chunk::<HEADER>() else {
@@ -137,9 +141,11 @@ pub(crate) fn peek(
             b'D' | b'C' | b'E' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
             _ => return Err(Error::Invalid { what: "the kind of a message" }),
         }
+        closes &= matches!(tag, b'C' | b'S');
         at = end;
         if matches!(tag, b'Q' | b'F' | b'S' | b'X' | b'H') {
             group.len = at;
+            group.only_closes = closes;
             // After a Flush more may come that belongs to the same transaction, and may write.
             if tag == b'H' {
                 group.access = Access::Write;

@@ -186,6 +186,7 @@ impl<'a> Relay<'a> {
         self.settle_seen();
         match stop {
             Stop::More => Ok(used),
+            Stop::Fatal(why) => Err(Event::ServerLost(why)),
             Stop::Refused(code) => Err(self.keep(&input[used..], Event::Refused(code))),
             Stop::CancelledWait(len) => {
                 Err(self.keep(&input[used..], Event::CancelledWait(len)))
@@ -243,10 +244,10 @@ impl<'a> Relay<'a> {
         seen.ours = false;
         seen.our_error = None;
         // The only rows of ours here are transaction ids: two bytes of count, four of length.
-        if let Some(row) = seen.rows.pop() {
-            self.client.block.xid = row.get(6..).and_then(number);
-            self.client.block.answered_xid = true;
-            seen.rows.clear();
+        for row in std::mem::take(&mut seen.rows) {
+            let xid = row.get(6..).and_then(number);
+            self.client.block.xid = self.client.block.xid.or(xid);
+            self.client.block.xid_due = self.client.block.xid_due.saturating_sub(1);
         }
         if let Some(position) = seen.position.take() {
             self.client.block.position = Some(position);

@@ -282,10 +282,12 @@ impl Server {
             self.end.stash.extend_from_slice(&scratch[..n]);
             let (used, stop) = self.exchange.take(&self.end.stash, cuts, false)?;
             bytes::Buf::advance(&mut self.end.stash, used);
-            if let Stop::CancelledWait(len) = stop
-                && self.end.stash.len() >= len
-            {
-                bytes::Buf::advance(&mut self.end.stash, len);
+            match stop {
+                Stop::CancelledWait(len) if self.end.stash.len() >= len => {
+                    bytes::Buf::advance(&mut self.end.stash, len);
+                }
+                Stop::Fatal(why) => return Poll::Ready(Err(Gone::Lost(why))),
+                Stop::More | Stop::CancelledWait(_) | Stop::Refused(_) => {}
             }
             self.end.slim();
             Poll::Ready(Ok(n == 0))

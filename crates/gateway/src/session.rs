@@ -125,7 +125,7 @@ fn discard(client: &mut Client) -> Result<(), Error> {
             }
             b'S' => {
                 client.skipping = None;
-                put_ready(client, status);
+                aftermath::ready(client, status);
             }
             _ => {}
         }
@@ -139,16 +139,6 @@ fn discard(client: &mut Client) -> Result<(), Error> {
     Ok(())
 }
 
-fn put_ready(client: &mut Client, status: Status) {
-    put(&mut client.end.out, b'Z', |out| {
-        out.extend_from_slice(match status {
-            Status::Idle => b"I",
-            Status::InTransaction => b"T",
-            Status::Failed => b"E",
-        });
-    });
-}
-
 /// Answers a group with an error, without a server.
 pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status: Status) {
     client.end.out.extend_from_slice(&report.encode());
@@ -156,7 +146,7 @@ pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status
     let ends_query = group.whole || group.is_call;
     if ends_query && len == group.len {
         client.end.stash.advance(len);
-        put_ready(client, status);
+        aftermath::ready(client, status);
         client.end.slim();
         return;
     }
@@ -170,7 +160,7 @@ pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status
         client.end.stash.advance(there);
         client.left = total - there;
         client.passing = false;
-        put_ready(client, status);
+        aftermath::ready(client, status);
         return;
     }
     client.skipping = Some(status);
@@ -423,6 +413,11 @@ async fn after_loss(
     let first = first_verb(client);
     let rolls_back = matches!(first, Some(Verb::Rollback { chain: false }));
     match lost {
+        Lost::Untold(report) if group.only_closes => {
+            closes(client, group);
+            client.lost = Some(Lost::Untold(report));
+            return Ok(());
+        }
         Lost::Untold(report) if !rolls_back => {
             let ends = matches!(first, Some(Verb::Commit { .. }));
             if !ends {
@@ -433,6 +428,13 @@ async fn after_loss(
             return Ok(());
         }
         Lost::Untold(_) | Lost::Told => {}
+    }
+    let ends = rolls_back || matches!(first, Some(Verb::Commit { chain: false }));
+    if ends && group.whole {
+        if !ended(worker, client, group).map_err(|e| End::Told(Box::new(protocol(&e))))? {
+            client.lost = Some(Lost::Told);
+        }
+        return Ok(());
     }
     // A real transaction block that has failed answers everything as PostgreSQL would.
     let doomed = async {
@@ -461,6 +463,69 @@ async fn after_loss(
             Ok(())
         }
     }
+}
+
+/// Answers a group that only closes statements and portals, in a block that is lost with its server.
+fn closes(client: &mut Client, group: &Group) {
+    let mut left = client.end.stash.split_to(group.len);
+    while let Ok(Some(message)) = quorate_wire::frame::take(&mut left, limits::GROUP_MAX) {
+        match message.tag {
+            b'C' => {
+                if let [b'S', name @ .., 0] = &message.body[..] {
+                    client.statements.remove(name);
+                }
+                put(&mut client.end.out, b'3', |_| {});
+            }
+            b'S' => aftermath::ready(client, Status::InTransaction),
+            _ => {}
+        }
+    }
+    client.end.slim();
+}
+
+/// Answers a group that ends a block which is lost with its server, as PostgreSQL answers the end of
+/// a block that has failed. Nobody else is needed for that. Whether the end was executed, and not
+/// only prepared.
+fn ended(worker: &Worker, client: &mut Client, group: &Group) -> Result<bool, Error> {
+    const TAG: &[u8] = b"ROLLBACK\0";
+    let mut left = client.end.stash.split_to(group.len);
+    let mut executed = false;
+    let after = |executed| if executed { Status::Idle } else { Status::Failed };
+    while let Some(message) = quorate_wire::frame::take(&mut left, limits::GROUP_MAX)? {
+        let out = &mut client.end.out;
+        match message.tag {
+            b'Q' => {
+                executed = true;
+                put(out, b'C', |out| out.extend_from_slice(TAG));
+                aftermath::ready(client, Status::Idle);
+            }
+            b'P' => {
+                put(out, b'1', |_| {});
+                let statements = &mut worker.statements.borrow_mut();
+                let (name, statement, _) = group::parse(client, statements, &message.body)?;
+                match name {
+                    b"" => client.unnamed = Some(statement),
+                    name => drop(client.statements.insert(name.into(), statement)),
+                }
+            }
+            b'B' => put(out, b'2', |_| {}),
+            b'D' => {
+                if message.body.first() == Some(&b'S') {
+                    put(out, b't', |out| out.extend_from_slice(&[0, 0]));
+                }
+                put(out, b'n', |_| {});
+            }
+            b'E' => {
+                executed = true;
+                put(out, b'C', |out| out.extend_from_slice(TAG));
+            }
+            b'C' => put(out, b'3', |_| {}),
+            b'S' => aftermath::ready(client, after(executed)),
+            _ => {}
+        }
+    }
+    client.end.slim();
+    Ok(executed)
 }
 
 /// The first statement that the client sent.

@@ -25,11 +25,14 @@ pub(crate) enum Next {
 
 /// Finds out what may be left, where there is anything to ask.
 const RESIDUE: &[u8] = b"SELECT \
-EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()),\
-EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()),\
-EXISTS (SELECT FROM pg_catalog.pg_listening_channels()),\
-EXISTS (SELECT FROM pg_catalog.pg_cursors),\
-EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql AND name <> 'quorate_xid'),\
+EXISTS (SELECT FROM pg_catalog.pg_class \
+WHERE relnamespace = pg_catalog.pg_my_temp_schema()), \
+EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
+EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
+EXISTS (SELECT FROM pg_catalog.pg_cursors), \
+EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+WHERE from_sql AND name <> 'quorate_xid'), \
 (SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_settings WHERE source = 'session')";
 
 /// Looks after a server whose transaction is over.

@@ -122,7 +122,7 @@ impl Relay<'_> {
             b'Q' => self.query(message),
             b'F' => {
                 self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
-                self.client.block.wrote = true;
+                self.client.block.writes();
                 self.asked = true;
                 self.pass(message);
             }
@@ -185,7 +185,7 @@ impl Relay<'_> {
         if !message.is_whole() {
             // Too long to be kept: the server keeps it, and the client keeps the server.
             self.client.pin(Pin::Long);
-            self.client.block.wrote = true;
+            self.client.block.writes();
             self.client.unnamed = None;
             self.server.unnamed = None;
             self.extended(Kind::Parse, message);
@@ -296,7 +296,7 @@ impl Relay<'_> {
                 self.notes(&statement.script, &statement.text);
                 self.before_end_of_pipeline(&statement.script);
             }
-            None => self.client.block.wrote = true,
+            None => self.client.block.writes(),
         }
         let Some(server_name) = self.on_server(name) else {
             self.extended(Kind::Bind, message);
@@ -364,8 +364,9 @@ impl Relay<'_> {
     /// What a text does to the session.
     fn notes(&mut self, script: &Script, sql: &[u8]) {
         let block = &mut self.client.block;
-        if script.access == Access::Write {
-            block.wrote = true;
+        let control = matches!(script.first, Verb::Begin(_)) && script.statements == 1;
+        if script.access == Access::Write && !script.ends && !control {
+            block.writes();
         }
         if script.ends {
             block.end = Some(match script.first {
@@ -455,13 +456,13 @@ impl Relay<'_> {
         Some(quoted.to_vec())
     }
 
-    /// Asks for the id of a transaction that wrote, behind what the client sent: the answer is known
-    /// before its end is asked for.
+    /// Asks for the id of a transaction that may have written, behind what the client sent: the answer
+    /// is known before its end is asked for.
     fn ask_xid(&mut self) {
         let block = &self.client.block;
-        if block.wrote
+        if block.unasked
             && block.end.is_none()
-            && !block.asked_xid
+            && block.xid.is_none()
             && self.server.exchange.status == Status::InTransaction
             && self.client.left == 0
             && self.worker.resolves()
@@ -487,9 +488,10 @@ impl Relay<'_> {
 
     fn ends_unasked(&self, script: &Script) -> bool {
         let block = &self.client.block;
+        // Also where nothing was seen to write: a view may hide a function that does.
         script.ends
-            && block.wrote
-            && !block.asked_xid
+            && block.xid.is_none()
+            && (block.unasked || !block.asked_xid)
             && self.server.asks_xid
             && self.worker.resolves()
             && self.server.exchange.status == Status::InTransaction
@@ -498,6 +500,8 @@ impl Relay<'_> {
 
     fn put_xid(&mut self, sync: bool) {
         self.client.block.asked_xid = true;
+        self.client.block.unasked = false;
+        self.client.block.xid_due += 1;
         let exchange = &mut self.server.exchange;
         for kind in [Kind::Bind, Kind::Execute, Kind::Close] {
             exchange.sent(kind, true, Undo::Nothing);

@@ -6,6 +6,7 @@ mod crashes;
 mod hangs;
 mod joining;
 mod leaving;
+mod moves;
 mod network;
 mod operations;
 mod plain;

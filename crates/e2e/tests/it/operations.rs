@@ -98,8 +98,7 @@ fn applications_that_take_every_connection_depose_nobody() -> Result<()> {
     let cluster = Cluster::of(3).start()?;
     let before = cluster.wait_healthy()?;
     let writer = before.writer.clone().unwrap_or_default();
-    let gateway = cluster.gateways(&[&writer]).swap_remove(0);
-    let mut crowd = Crowd::gather(cluster.login(), gateway.addr)?;
+    let mut crowd = Crowd::gather(cluster.login(), &cluster.node(&writer)?.socket_dir())?;
     let alone = crowd.crowd_out("quorate agent")?;
     scenario.step(format!("{} sessions are open; Quorate has none: {alone}", crowd.size()));
     let since = Instant::now();

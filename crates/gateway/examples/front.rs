@@ -5,8 +5,13 @@
 
 use std::sync::Arc;
 
+use quorate_core::access::{AccessRule, Action, TlsNeed};
+use quorate_core::gateway::Gateway;
 use quorate_core::{Lsn, Moment, NodeId, Term};
-use quorate_gateway::*;
+use quorate_gateway::{
+    BoxFuture, BoxStream, Fate, Gate, Gateway as Front, Local, Role, TlsSource, Token, Transaction,
+    View, World, Writer,
+};
 use tokio::sync::watch;
 
 struct One {
@@ -32,7 +37,8 @@ impl World for One {
         Box::pin(async { Err("alone".to_owned()) })
     }
     fn role(&self, _: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
-        Box::pin(async { Ok(None) })
+        let role = Role { may_log_in: true, ..Role::default() };
+        Box::pin(async { Ok(Some(role)) })
     }
     fn role_here(&self, name: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
         self.role(name)
@@ -48,6 +54,9 @@ impl World for One {
     }
     fn fate_here(&self, _: Transaction) -> BoxFuture<'_, Option<Fate>> {
         Box::pin(async { None })
+    }
+    fn secret(&self) -> [u8; 32] {
+        [7; 32]
     }
     fn nodes(&self) -> Vec<NodeId> {
         Vec::new()
@@ -67,7 +76,20 @@ fn main() {
     gate.open(Term(1));
     gate.renew(Term(1), Moment(u64::MAX));
     let node = NodeId::new("n1").unwrap();
+    let trust = AccessRule {
+        database: vec!["*".into()],
+        role: vec!["*".into()],
+        address: vec!["local".into()],
+        tls: TlsNeed::Any,
+        action: Action::Trust,
+        because: None,
+    };
+    let mut wanted = Gateway::default();
+    wanted.access.push(trust);
+    wanted.pool.size = 16;
+    wanted.clients_max = 20_000;
     let view = View {
+        wanted: Arc::new(wanted),
         term: Term(1),
         writer: Some(Writer { node, term: Term(1), here: true }),
         ..View::default()
@@ -76,7 +98,7 @@ fn main() {
     let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let _gateway =
-        Gateway::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![listener]).unwrap();
+        Front::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![listener]).unwrap();
     loop {
         std::thread::park();
     }

@@ -139,7 +139,7 @@ impl Account {
     }
 
     /// Takes a connection back that served a transaction.
-    pub(crate) fn put(&self, server: Server) {
+    pub(crate) fn put(&self, server: Box<Server>) {
         let pool = self.pools.borrow().get(&server.node).cloned();
         if let Some(pool) = pool {
             pool.put(server);

@@ -23,7 +23,7 @@ use crate::world::{Token, View, Writer};
 use crate::{functions, limits};
 
 /// A server, or what the client is told.
-pub(crate) type Acquired = Result<Server, Box<Report>>;
+pub(crate) type Acquired = Result<Box<Server>, Box<Report>>;
 
 /// Where a group goes.
 pub(crate) fn way(client: &Client, view: &View, group: &Group) -> Result<Way, Box<Report>> {
@@ -166,7 +166,7 @@ async fn connection(
     account: &Rc<Account>,
     settings: &Rc<Settings>,
     at: Writer,
-) -> Result<Server, Failed> {
+) -> Result<Box<Server>, Failed> {
     let pool = account.pool(at.node);
     let part = Part::Writer(at.term);
     let spec = account.spec();
@@ -231,7 +231,7 @@ async fn open(
     account: &Rc<Account>,
     (node, here): (quorate_core::NodeId, bool),
     part: Part,
-) -> Result<Server, Gone> {
+) -> Result<Box<Server>, Gone> {
     let _turn = worker.dials.acquire().await;
     count(&account.counters.opened);
     let opening = opened(worker, account, (node, here), part);
@@ -246,7 +246,7 @@ async fn opened(
     account: &Rc<Account>,
     (node, here): (quorate_core::NodeId, bool),
     part: Part,
-) -> Result<Server, Gone> {
+) -> Result<Box<Server>, Gone> {
     let startup = account.startup(part == Part::Replica);
     let (io, fence) = if here {
         let local = worker.world.local().ok_or(Gone::Lost("no server on this node".into()))?;
@@ -263,7 +263,7 @@ async fn opened(
         tokio::io::AsyncWriteExt::write_all(&mut far, &frame).await?;
         (Io::Far(far), None)
     };
-    let mut server = Server::open(io, (node, part, fence), &startup, here, worker.now()).await?;
+    let mut server = Box::new(Server::open(io, (node, part, fence), &startup, here, worker.now()).await?);
     worker.follow(&server);
     match part {
         Part::Writer(_) => {
@@ -315,7 +315,7 @@ async fn replica(
     view: &View,
     node: quorate_core::NodeId,
     incarnation: u64,
-) -> Option<Server> {
+) -> Option<Box<Server>> {
     let here = view.replicas.iter().find(|r| r.node == node)?.here;
     let pool = client.account.pool(node);
     let spec = client.account.spec();

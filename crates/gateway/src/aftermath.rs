@@ -82,7 +82,7 @@ enum Became {
 pub(crate) async fn lost(
     worker: &Rc<Worker>,
     client: &mut Client,
-    server: Server,
+    server: Box<Server>,
     why: &str,
     group: &Group,
 ) -> Result<After, End> {

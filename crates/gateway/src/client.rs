@@ -8,6 +8,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use quorate_core::gateway::{Consistency, ReadFrom};
 use quorate_wire::backend::Status;
+use quorate_wire::sql::Script;
 
 use crate::account::Account;
 use crate::io::End;
@@ -73,7 +74,7 @@ pub(crate) struct Handle {
     pub(crate) state: Cell<State>,
     pub(crate) pin: Cell<Option<Pin>>,
     /// The server it is linked to: for cancel requests.
-    pub(crate) linked: RefCell<Option<Linked>>,
+    pub(crate) linked: RefCell<Option<Rc<Linked>>>,
     /// Ends the session.
     pub(crate) killed: Cell<bool>,
     /// The session while it waits for its client.
@@ -89,7 +90,6 @@ pub(crate) enum State {
 }
 
 /// The server a client is linked to.
-#[derive(Clone)]
 pub(crate) struct Linked {
     pub(crate) reins: Rc<Reins>,
     pub(crate) key: quorate_wire::CancelKey,
@@ -181,6 +181,8 @@ pub(crate) struct Client {
     pub(crate) lost: Option<Lost>,
     /// Answers kept back, while the request may still be repeated elsewhere.
     pub(crate) held: BytesMut,
+    /// What the first text of the group says, when it is a simple query; and its length.
+    pub(crate) peeked: Option<(usize, Script)>,
     /// The group under way, to be repeated.
     pub(crate) replay: BytesMut,
 }
@@ -223,6 +225,7 @@ impl Client {
             skipping: None,
             lost: None,
             held: BytesMut::new(),
+            peeked: None,
             replay: BytesMut::new(),
             account,
         };

@@ -5,6 +5,7 @@
 //! answer belongs. Requests are noted when they are sent; each message of the server is then passed
 //! on, left out, or preceded by an answer that the server was not asked for.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -466,5 +467,40 @@ impl Cuts {
     pub(crate) fn clear(&mut self) {
         self.pieces.clear();
         self.own.clear();
+    }
+}
+
+thread_local! {
+    static SPARE: Cell<Option<Cuts>> = const { Cell::new(None) };
+}
+
+/// Cuts whose memory is used again.
+#[derive(Debug)]
+pub(crate) struct SpareCuts(Cuts);
+
+impl SpareCuts {
+    pub(crate) fn take() -> Self {
+        Self(SPARE.with(Cell::take).unwrap_or_default())
+    }
+}
+
+impl Drop for SpareCuts {
+    fn drop(&mut self) {
+        self.0.clear();
+        SPARE.with(|spare| spare.set(Some(std::mem::take(&mut self.0))));
+    }
+}
+
+impl std::ops::Deref for SpareCuts {
+    type Target = Cuts;
+
+    fn deref(&self) -> &Cuts {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for SpareCuts {
+    fn deref_mut(&mut self) -> &mut Cuts {
+        &mut self.0
     }
 }

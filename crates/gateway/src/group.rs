@@ -95,9 +95,23 @@ pub(crate) fn classify(client: &Client, text: &[u8], whole: bool) -> Script {
 
 /// Looks at the next group; `None` until enough of it is there.
 pub(crate) fn peek(
+    client: &mut Client,
+    statements: &mut Statements,
+) -> Result<Option<Group>, Error> {
+    client.peeked = None;
+    let input = std::mem::take(&mut client.end.stash);
+    let mut peeked = None;
+    let found = look(client, statements, &input, &mut peeked);
+    client.end.stash = input;
+    client.peeked = peeked;
+    found
+}
+
+fn look(
     client: &Client,
     statements: &mut Statements,
     input: &[u8],
+    peeked: &mut Option<(usize, Script)>,
 ) -> Result<Option<Group>, Error> {
     let mut group = Group::nothing();
     let mut parsed: Vec<&[u8]> = Vec::new();
@@ -119,6 +133,9 @@ pub(crate) fn peek(
                 let script = classify(client, text, true);
                 group.add(&script, Some(at + HEADER));
                 group.whole = !copies(&script);
+                if at == 0 {
+                    *peeked = Some((text.len(), script));
+                }
             }
             b'P' => {
                 let (name, statement, text_at) = parse(client, statements, body)?;

@@ -16,7 +16,7 @@ use crate::settings::Settings;
 #[derive(Default)]
 pub(crate) struct Pool {
     /// The one put back last is at the end.
-    idle: RefCell<Vec<Server>>,
+    idle: RefCell<Vec<Box<Server>>>,
     /// Connections that exist or are being opened.
     open: Cell<usize>,
     /// How many may exist.
@@ -55,7 +55,7 @@ enum Given {
 /// What a pool has for a client.
 pub(crate) enum Had {
     /// A connection that is ready.
-    Server(Server),
+    Server(Box<Server>),
     /// A place for a new connection.
     Place(Place),
     /// Nothing in time.
@@ -93,7 +93,7 @@ impl Pool {
             });
             self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
             match Waiting(&waiter, self).await {
-                Given::Server(server) if server.part == part => return Had::Server(*server),
+                Given::Server(server) if server.part == part => return Had::Server(server),
                 Given::Server(_) | Given::Look => first = true,
                 Given::Expired => return Had::Expired,
             }
@@ -122,7 +122,7 @@ impl Pool {
     }
 
     /// An idle connection, rather one that has these settings.
-    fn pick(&self, settings: &Rc<Settings>) -> Option<Server> {
+    fn pick(&self, settings: &Rc<Settings>) -> Option<Box<Server>> {
         let mut idle = self.idle.borrow_mut();
         let from = idle.len().saturating_sub(limits::SETTINGS_LOOK);
         let same = idle[from..].iter().rposition(|s| Rc::ptr_eq(&s.applied, settings));
@@ -133,7 +133,7 @@ impl Pool {
     }
 
     /// Takes a connection back that is clean; others are dropped.
-    pub(crate) fn put(&self, server: Server) {
+    pub(crate) fn put(&self, server: Box<Server>) {
         if !server.is_clean() || self.part.get() != Some(server.part) {
             return;
         }
@@ -145,14 +145,14 @@ impl Pool {
     }
 
     /// Hands a connection, or word of a place, to whoever waits longest.
-    fn next(&self, mut server: Option<Server>) {
+    fn next(&self, mut server: Option<Box<Server>>) {
         loop {
             let Some(waiter) = self.waiting.borrow_mut().pop_front() else { break };
             if waiter.gone.get() {
                 continue;
             }
             waiter.give(match server.take() {
-                Some(server) => Given::Server(Box::new(server)),
+                Some(server) => Given::Server(server),
                 None => Given::Look,
             });
             return;
@@ -165,7 +165,7 @@ impl Pool {
     /// Ends idle connections that are not to be kept.
     pub(crate) fn retire(&self, keep: impl Fn(&Server) -> bool) {
         let all = std::mem::take(&mut *self.idle.borrow_mut());
-        let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(keep);
+        let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|s| keep(s));
         self.idle.borrow_mut().extend(kept);
         // Dropped when nothing is borrowed: each lets the next one in.
         drop(gone);
@@ -203,7 +203,7 @@ impl Pool {
 
     /// Looks at every idle connection.
     pub(crate) fn each_idle(&self, mut look: impl FnMut(&Server)) {
-        self.idle.borrow().iter().for_each(&mut look);
+        self.idle.borrow().iter().for_each(|s| look(s));
     }
 }
 
@@ -240,7 +240,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.gone.set(true);
         match self.0.given.take() {
-            Some(Given::Server(server)) => self.1.put(*server),
+            Some(Given::Server(server)) => self.1.put(server),
             Some(Given::Look) => self.1.next(None),
             Some(Given::Expired) | None => {}
         }

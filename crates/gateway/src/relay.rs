@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use quorate_wire::backend::Status;
 
 use crate::client::Client;
-use crate::exchange::{Cuts, Stop, Undo};
+use crate::exchange::{SpareCuts, Stop, Undo};
 use crate::gate::Verdict;
 use crate::io::Scratch;
 use crate::limits;
@@ -52,7 +52,7 @@ pub(crate) struct Relay<'a> {
     pub(crate) barrier: bool,
     /// A statement of the guarded group was taken over from what the server had prepared before.
     pub(crate) reused: Vec<Rc<crate::statements::Statement>>,
-    cuts: Cuts,
+    cuts: SpareCuts,
     room: BytesMut,
     followed: bool,
 }
@@ -74,7 +74,7 @@ impl<'a> Relay<'a> {
             asked: false,
             barrier: false,
             reused: Vec::new(),
-            cuts: Cuts::default(),
+            cuts: SpareCuts::take(),
             room: BytesMut::new(),
             followed: false,
         }
@@ -205,7 +205,7 @@ impl<'a> Relay<'a> {
         let begun = self.server.exchange.seen.answered || self.server.exchange.seen.ready;
         if self.guarded && begun {
             self.guarded = false;
-            self.client.replay.clear();
+            self.worker.keep_spare(std::mem::take(&mut self.client.replay));
         }
         if self.cuts.is_empty() && (self.guarded || self.client.held.is_empty()) {
             return Ok(());

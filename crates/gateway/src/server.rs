@@ -13,6 +13,7 @@ use quorate_wire::backend::{AUTHENTICATION, ERROR, Fields, KEY_DATA, READY, Stat
 use quorate_wire::frame::{self, put, take_cstr};
 use quorate_wire::{CancelKey, Startup};
 
+use crate::client::Linked;
 use crate::exchange::{Cuts, Exchange, Kind, Stop, Undo};
 use crate::gate::{Clock, Gate, Verdict};
 use crate::io::{End, Io, Scratch};
@@ -92,6 +93,8 @@ pub(crate) struct Server {
     pub(crate) fence: Option<Fence>,
     pub(crate) reins: Rc<Reins>,
     pub(crate) key: CancelKey,
+    /// The same for whoever is linked to it.
+    pub(crate) linked: Rc<Linked>,
     pub(crate) prepared: Prepared,
     /// The statement without a name.
     pub(crate) unnamed: Option<Rc<Statement>>,
@@ -182,6 +185,9 @@ impl Server {
         here: bool,
         now: u64,
     ) -> Result<Self, Gone> {
+        let reins = Rc::<Reins>::default();
+        let none = CancelKey { pid: 0, secret: Bytes::new() };
+        let linked = Linked { reins: Rc::clone(&reins), key: none.clone(), node, here };
         let mut server = Self {
             end: End::new(io),
             exchange: Exchange::default(),
@@ -189,8 +195,9 @@ impl Server {
             part,
             here,
             fence,
-            reins: Rc::default(),
-            key: CancelKey { pid: 0, secret: Bytes::new() },
+            reins,
+            key: none,
+            linked: Rc::new(linked),
             prepared: Prepared::default(),
             unnamed: None,
             applied: Rc::default(),
@@ -204,6 +211,12 @@ impl Server {
         server.end.out.extend_from_slice(&startup.encode());
         server.end.drain().await?;
         server.greeted().await?;
+        server.linked = Rc::new(Linked {
+            reins: Rc::clone(&server.reins),
+            key: server.key.clone(),
+            node,
+            here,
+        });
         server.end.slim();
         Ok(server)
     }

@@ -11,7 +11,7 @@ use quorate_wire::sql::{Access, Verb};
 
 use crate::acquire::{acquire, writer};
 use crate::aftermath::{self, After};
-use crate::client::{Client, Linked, Lost, State};
+use crate::client::{Client, Lost, State};
 use crate::gate::Verdict;
 use crate::group::{self, Group, peek};
 use crate::io::Scratch;
@@ -70,7 +70,7 @@ async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>,
     loop {
         discard(client)?;
         if client.skipping.is_none() && client.left == 0 && !client.end.stash.is_empty() {
-            let found = peek(client, &mut worker.statements.borrow_mut(), &client.end.stash)?;
+            let found = peek(client, &mut worker.statements.borrow_mut())?;
             match found {
                 Some(group) if group.leaves => return Ok(None),
                 Some(group) => return Ok(Some(group)),
@@ -169,7 +169,6 @@ pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status
 /// Serves one transaction, or one statement outside of any.
 async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) -> Result<(), End> {
     let directed = directive(client, group);
-    let before = client.asked;
     if let Some(asked) = directed {
         client.asked = asked;
     }
@@ -185,8 +184,8 @@ async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) ->
         retries += 1;
         count(&client.account.counters.repeated);
     };
-    client.asked = before;
-    if directed.is_none() {
+    if directed.is_some() {
+        // As the settings say, which the transaction may have changed.
         client.read_settings();
     }
     result
@@ -261,19 +260,14 @@ async fn settings(client: &Client, server: &mut Server) -> Result<(), crate::ser
 
 fn link(client: &Client, server: &Server) {
     client.handle.state.set(State::Active);
-    *client.handle.linked.borrow_mut() = Some(Linked {
-        reins: Rc::clone(&server.reins),
-        key: server.key.clone(),
-        node: server.node,
-        here: server.here,
-    });
+    *client.handle.linked.borrow_mut() = Some(Rc::clone(&server.linked));
 }
 
 /// Relays until the transaction is over, and longer for a client that keeps its server.
 async fn linked(
     worker: &Rc<Worker>,
     client: &mut Client,
-    mut server: Server,
+    mut server: Box<Server>,
     group: &Group,
     retries: u32,
 ) -> Result<After, End> {
@@ -287,7 +281,7 @@ async fn linked(
         && group.len <= limits::REPLAY_MAX
         && (repeatable || group.is_extended && !group.begins);
     if guarded {
-        client.replay.clear();
+        client.replay = worker.spare();
         client.replay.extend_from_slice(&client.end.stash[..group.len]);
     }
     client.block = crate::client::Block::default();
@@ -373,7 +367,7 @@ async fn hold(relay: &Relay<'_>) {
 }
 
 /// Lets a server finish what nobody waits for any more, and gives it back.
-async fn finish(client: &Client, mut server: Server) {
+async fn finish(client: &Client, mut server: Box<Server>) {
     let account = Rc::clone(&client.account);
     let settled = tokio::time::timeout(limits::FINISH_WAIT, server.settle()).await;
     if matches!(settled, Ok(Ok(_))) {
@@ -382,7 +376,7 @@ async fn finish(client: &Client, mut server: Server) {
 }
 
 /// The client left: what it left open is rolled back, what it left running goes on to its end.
-async fn leave(client: &mut Client, mut server: Server) {
+async fn leave(client: &mut Client, mut server: Box<Server>) {
     if !server.exchange.is_quiet() || client.left > 0 {
         return;
     }

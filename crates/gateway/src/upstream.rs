@@ -109,7 +109,7 @@ impl Relay<'_> {
         };
         message.tag == b'Q'
             && !self.server.exchange.is_quiet()
-            && message.body.first().is_some_and(|b| matches!(b | 0x20, b'd' | b' ' | b'\n' | b'/'))
+            && message.body.first().is_some_and(|b| !b.is_ascii_alphabetic() || b | 0x20 == b'd')
             && clears(&group::classify(self.client, text(message.body), message.is_whole()))
     }
 
@@ -156,7 +156,10 @@ impl Relay<'_> {
 
     fn query(&mut self, message: Message<'_>) {
         let sql = text(message.body);
-        let script = group::classify(self.client, sql, message.is_whole());
+        let script = match self.client.peeked.take() {
+            Some((len, script)) if len == sql.len() && message.is_whole() => script,
+            _ => group::classify(self.client, sql, message.is_whole()),
+        };
         self.client.unnamed = None;
         self.server.unnamed = None;
         self.notes(&script, sql);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use quorate_core::NodeId;
 use quorate_core::access::{AccessRule, AccessRules, Action, TlsNeed};
 use quorate_core::gateway::Gateway;
+use bytes::BytesMut;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Account;
@@ -37,6 +38,7 @@ pub(crate) struct Worker {
     /// Connections in use and idle, to be cut when their server is not what it was.
     servers: RefCell<Vec<(Weak<Reins>, NodeId, Part, bool)>>,
     roles: RefCell<HashMap<Box<str>, (Option<Role>, u64)>>,
+    spare: Cell<BytesMut>,
     started: Instant,
     coarse: Cell<u64>,
     random: Cell<u64>,
@@ -60,6 +62,7 @@ impl Worker {
             news: Notify::new(),
             servers: RefCell::default(),
             roles: RefCell::default(),
+            spare: Cell::default(),
             started: Instant::now(),
             coarse: Cell::new(0),
             random: Cell::new(0x9E37_79B9_7F4A_7C15 ^ u64::from(index)),
@@ -85,6 +88,18 @@ impl Worker {
     /// The same as of the last tick; costs nothing.
     pub(crate) fn coarse(&self) -> u64 {
         self.coarse.get()
+    }
+
+    /// An empty buffer.
+    pub(crate) fn spare(&self) -> BytesMut {
+        let mut spare = self.spare.take();
+        spare.clear();
+        spare
+    }
+
+    /// Keeps a buffer for the next one who needs it.
+    pub(crate) fn keep_spare(&self, buffer: BytesMut) {
+        self.spare.set(buffer);
     }
 
     /// Whether the outcome of a COMMIT is to be found out when its answer is lost.

@@ -15,7 +15,10 @@ use tokio::task::JoinHandle;
 
 use crate::database::Database;
 use crate::feed::Lineage;
-use crate::limits::{CALM_LOOKS, CALM_POLL, CALM_WAIT, CHECKPOINT_WAIT, DISK_STUCK_AFTER, DRAIN_WAIT, MARKER_RETRY, QUIET_WAIT};
+use crate::limits::{
+    CALM_LOOKS, CALM_POLL, CALM_WAIT, CHECKPOINT_WAIT, DISK_STUCK_AFTER, DRAIN_WAIT, MARKER_RETRY,
+    QUIET_WAIT,
+};
 use crate::node::Node;
 use crate::perform::Message;
 

@@ -127,8 +127,8 @@ fn admit_reads(node: &Node, memory: &Memory, state: &State) {
     });
     let quiet = memory.job.as_ref().is_none_or(|r| r.job == Job::Freeze);
     // Named as the writer: what was seen of the server may be from before it was promoted.
-    let named = state.authority.phase != Phase::Electing
-        && state.authority.writer == Some(node.parts.me);
+    let named =
+        state.authority.phase != Phase::Electing && state.authority.writer == Some(node.parts.me);
     match (standby && quiet && !named && memory.reign.is_none(), reads.term()) {
         (true, None) => {
             let term = reads.next_term();

@@ -146,10 +146,7 @@ impl Account {
         }
     }
 
-    pub(crate) fn reported(&self) -> Option<Rc<Reported>> {
-        self.reported.borrow().clone()
-    }
-
+    /// Takes note of what a new connection reported.
     pub(crate) fn set_reported(&self, reported: &Reported) {
         let known = self.reported.borrow().as_ref().is_some_and(|known| **known == *reported);
         if !known {

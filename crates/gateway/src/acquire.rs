@@ -26,7 +26,12 @@ use crate::{functions, limits};
 pub(crate) type Acquired = Result<Box<Server>, Box<Report>>;
 
 /// Where a group goes.
-pub(crate) fn way(client: &Client, view: &View, group: &Group) -> Result<Way, Box<Report>> {
+pub(crate) fn way(
+    client: &Client,
+    view: &View,
+    worker: &Worker,
+    group: &Group,
+) -> Result<Way, Box<Report>> {
     if group.access == Access::Write {
         return Ok(Way::Writer(Because::Writes));
     }
@@ -45,7 +50,11 @@ pub(crate) fn way(client: &Client, view: &View, group: &Group) -> Result<Way, Bo
         Some(Err(_)) => None,
     };
     let load = |node| client.account.load(node);
-    Ok(route::read(&client.asked, token, view, load))
+    let now = match view.replicas.is_empty() {
+        true => (0, 0),
+        false => (worker.view_age_ms(), worker.turn()),
+    };
+    Ok(route::read(&client.asked, token, view, now, load))
 }
 
 /// A token as a position of the present reign, when the present reign has it.
@@ -80,7 +89,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
         ));
     }
     let view = worker.view();
-    match way(client, &view, group)? {
+    match way(client, &view, worker, group)? {
         Way::Writer(because) => {
             let counters = &client.account.counters.to_writer;
             if let Some(counter) = counters.get(because as usize) {
@@ -100,7 +109,9 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
         Way::Nobody => Err(Box::new(
             Report::error("57P03", "no replica may serve this read now")
                 .detail("None is known to have what was asked for, or none is near enough.")
-                .hint("Try again in a moment, or allow the writer: SET quorate.read_from = prefer."),
+                .hint(
+                    "Try again in a moment, or allow the writer: SET quorate.read_from = prefer.",
+                ),
         )),
     }
 }
@@ -191,7 +202,9 @@ async fn connection(
                         "All {} connections of {} in {} were busy for {} ms.",
                         spec.size, account.user, account.database, spec.wait_ms
                     ))
-                    .hint("Nothing was executed. Raise gateway.pool.size, or shorten transactions."),
+                    .hint(
+                        "Nothing was executed. Raise gateway.pool.size, or shorten transactions.",
+                    ),
             )))
         }
         Had::Crowded => Err(Failed::Told(Box::new(
@@ -263,15 +276,13 @@ async fn opened(
         tokio::io::AsyncWriteExt::write_all(&mut far, &frame).await?;
         (Io::Far(far), None)
     };
-    let mut server = Box::new(Server::open(io, (node, part, fence), &startup, here, worker.now()).await?);
+    let mut server =
+        Box::new(Server::open(io, (node, part, fence), &startup, here, worker.now()).await?);
     worker.follow(&server);
     match part {
         Part::Writer(_) => {
             account.set_reported(&server.reported);
-            let sql = format!(
-                "PREPARE {} AS {XID_QUERY}",
-                String::from_utf8_lossy(XID_STATEMENT)
-            );
+            let sql = format!("PREPARE {} AS {XID_QUERY}", String::from_utf8_lossy(XID_STATEMENT));
             server.asks_xid = server.ask(sql.as_bytes()).await?.error.is_none();
         }
         Part::Replica => {
@@ -326,7 +337,9 @@ async fn replica(
             Had::Server(server) if server.incarnation != incarnation => drop(server),
             Had::Server(server) => return Some(server),
             Had::Place(place) => {
-                let mut server = match open(worker, &client.account, (node, here), Part::Replica).await {
+                let mut server = match open(worker, &client.account, (node, here), Part::Replica)
+                    .await
+                {
                     Ok(server) => server,
                     Err(gone) => {
                         tracing::debug!(%node, "no connection to a replica: {}", gone.sentence());

@@ -159,12 +159,7 @@ async fn became(
 }
 
 /// Whether a COMMIT took effect whose answer was lost.
-async fn committed(
-    worker: &Rc<Worker>,
-    client: &Client,
-    server: &Server,
-    block: &Block,
-) -> Became {
+async fn committed(worker: &Rc<Worker>, client: &Client, server: &Server, block: &Block) -> Became {
     let (Some(xid), Part::Writer(term)) = (block.xid, server.part) else {
         count(&client.account.counters.fates[2]);
         return Became::Unknown;

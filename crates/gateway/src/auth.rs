@@ -34,7 +34,7 @@ pub(crate) async fn authenticate(
         database,
         role: user,
         address: hello.address.ip(),
-        tls: hello.encrypted.then(|| TlsFacts { client_cn: hello.client_cn.as_deref() }),
+        tls: hello.encrypted.then_some(TlsFacts { client_cn: hello.client_cn.as_deref() }),
     };
     let decision = worker.rules().decide(&asking);
     match decision.verdict {

@@ -36,8 +36,8 @@ pub(crate) async fn request(worker: &Rc<Worker>, shared: &Arc<Shared>, key: Canc
 pub(crate) async fn here(worker: Rc<Worker>, key: CancelKey) {
     let handle = worker.clients.borrow().get(&(key.pid as u32)).cloned();
     let Some(handle) = handle else { return };
-    let right = matches!(key.secret.len(), 4 | 32)
-        && same(&handle.secret[..key.secret.len()], &key.secret);
+    let right =
+        matches!(key.secret.len(), 4 | 32) && same(&handle.secret[..key.secret.len()], &key.secret);
     if !right {
         tracing::info!(client = handle.id, "a cancel request had a wrong key");
         return;

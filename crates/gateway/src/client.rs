@@ -240,14 +240,12 @@ impl Client {
             let value = self.settings.get(name)?;
             std::str::from_utf8(value).ok()
         };
-        self.asked.consistency = text(b"quorate.consistency")
-            .and_then(consistency)
-            .unwrap_or(spec.consistency);
+        self.asked.consistency =
+            text(b"quorate.consistency").and_then(consistency).unwrap_or(spec.consistency);
         self.asked.read_from =
             text(b"quorate.read_from").and_then(read_from).unwrap_or(spec.read_from);
-        self.asked.max_staleness_ms = text(b"quorate.max_staleness")
-            .and_then(milliseconds)
-            .unwrap_or(spec.max_staleness_ms);
+        self.asked.max_staleness_ms =
+            text(b"quorate.max_staleness").and_then(milliseconds).unwrap_or(spec.max_staleness_ms);
         self.asked.sticky = text(b"quorate.sticky_key").filter(|k| !k.is_empty()).map(hash);
         self.standard_strings = text(b"standard_conforming_strings") != Some("off");
         self.lexable = text(b"client_encoding").is_none_or(is_lexable);

@@ -179,11 +179,7 @@ async fn greet(
 }
 
 /// Encrypts a connection. `direct`: the client began without asking, and must name the protocol.
-async fn handshake(
-    end: End,
-    tls: &Tls,
-    direct: bool,
-) -> Result<(End, Option<String>), Error> {
+async fn handshake(end: End, tls: &Tls, direct: bool) -> Result<(End, Option<String>), Error> {
     const DOING: &str = "encrypting a client's connection";
     let Io::Tcp(tcp) = end.io else {
         return Err(Error::io(DOING)(std::io::ErrorKind::InvalidInput.into()));
@@ -214,8 +210,9 @@ async fn admit(
     }
     let utf8 = |name: &str| startup.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
     let Some(user) = utf8("user").filter(|u| !u.is_empty()) else {
-        return Err(Report::fatal("28000", "no PostgreSQL user name specified in startup packet")
-            .into());
+        return Err(
+            Report::fatal("28000", "no PostgreSQL user name specified in startup packet").into()
+        );
     };
     let database = utf8("database").filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone());
     if worker.clients.borrow().len() >= shared.clients_max(worker) {
@@ -224,15 +221,22 @@ async fn admit(
             .into());
     }
     negotiate(hello, startup);
-    let deadline = timeout(
-        limits::STARTUP_WAIT,
-        auth::authenticate(worker, shared, hello, &user, &database),
-    );
+    let deadline =
+        timeout(limits::STARTUP_WAIT, auth::authenticate(worker, shared, hello, &user, &database));
     match deadline.await {
         Ok(done) => done?,
         Err(_) => {
             let report = Report::fatal("08006", "the login took too long");
             return Err(report.into());
+        }
+    }
+    if database == crate::console::DATABASE {
+        let role = worker.role(&user).await.unwrap_or_default();
+        if !role.is_some_and(|role| role.superuser) {
+            let message = "only superusers may use the gateway's console";
+            return Err(Report::fatal("42501", message)
+                .hint("The database quorate is the console; connect to a database of your own.")
+                .into());
         }
     }
     let account = worker.account(&database, &user);

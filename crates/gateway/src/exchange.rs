@@ -15,6 +15,7 @@ use quorate_wire::backend::{COPY_BOTH, COPY_IN, DATA_ROW, ERROR, Fields, NOTICE,
 use quorate_wire::frame::{HEADER, body_len, take_cstr};
 
 use crate::limits;
+use crate::login::Wish;
 use crate::statements::Statement;
 use crate::world::Token;
 
@@ -57,11 +58,19 @@ pub(crate) enum Kind {
 pub(crate) enum Undo {
     Nothing,
     /// The server does not have this statement, and the client not by this name.
-    Parse { statement: Rc<Statement>, name: Option<Box<[u8]>> },
+    Parse {
+        statement: Rc<Statement>,
+        name: Option<Box<[u8]>>,
+    },
     /// The client does not have a statement by this name; the server has it.
-    Name { name: Box<[u8]> },
+    Name {
+        name: Box<[u8]>,
+    },
     /// The client has this name no more only if the Close was carried out.
-    Close { name: Box<[u8]>, statement: Rc<Statement> },
+    Close {
+        name: Box<[u8]>,
+        statement: Rc<Statement>,
+    },
 }
 
 /// Why [`Exchange::take`] stopped.
@@ -91,7 +100,7 @@ pub(crate) struct Seen {
     /// An error that answers a request of ours.
     pub(crate) our_error: Option<Bytes>,
     /// Settings that the server reported.
-    pub(crate) parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub(crate) parameters: Vec<Wish>,
     /// Bodies of rows that answer requests of ours.
     pub(crate) rows: Vec<Bytes>,
     /// What is to be put right.

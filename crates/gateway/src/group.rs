@@ -28,6 +28,10 @@ pub(crate) struct Group {
     pub(crate) only_closes: bool,
     /// It is made of messages of the extended protocol.
     pub(crate) is_extended: bool,
+    /// It shows a setting.
+    pub(crate) shows: bool,
+    /// It makes a setting of the gateway's own.
+    pub(crate) ours: bool,
     /// It is a function call.
     pub(crate) is_call: bool,
     /// It is a request to say goodbye.
@@ -51,6 +55,8 @@ impl Group {
             only_begins: false,
             only_closes: false,
             is_extended: false,
+            shows: false,
+            ours: false,
             is_call: false,
             leaves: false,
             texts: 0,
@@ -59,7 +65,12 @@ impl Group {
         }
     }
 
-    fn add(&mut self, script: &Script, text_at: Option<usize>) {
+    fn add(&mut self, script: &Script, text: &[u8], text_at: Option<usize>) {
+        match &script.first {
+            Verb::Show(_) => self.shows = true,
+            Verb::Set(set) => self.ours |= set.name.fold(text).starts_with(b"quorate."),
+            _ => {}
+        }
         self.texts += 1;
         self.only_begins =
             self.texts == 1 && script.statements == 1 && matches!(script.first, Verb::Begin(_));
@@ -131,7 +142,7 @@ fn look(
             b'Q' => {
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let script = classify(client, text, true);
-                group.add(&script, Some(at + HEADER));
+                group.add(&script, text, Some(at + HEADER));
                 group.whole = !copies(&script);
                 if at == 0 {
                     *peeked = Some((text.len(), script));
@@ -139,7 +150,7 @@ fn look(
             }
             b'P' => {
                 let (name, statement, text_at) = parse(client, statements, body)?;
-                group.add(&statement.script, Some(at + HEADER + text_at));
+                group.add(&statement.script, &statement.text, Some(at + HEADER + text_at));
                 if copies(&statement.script) {
                     group.access = Access::Write;
                 }
@@ -208,7 +219,7 @@ fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Re
     let known = if name.is_empty() { client.unnamed.as_ref() } else { client.statements.get(name) };
     match known {
         Some(statement) => {
-            group.add(&statement.script, None);
+            group.add(&statement.script, &statement.text, None);
             if copies(&statement.script) {
                 group.access = Access::Write;
             }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
@@ -79,15 +79,6 @@ impl Io {
             Io::Tcp(s) => s.poll_read_ready(&mut cx).is_ready(),
             Io::Unix(s) => s.poll_read_ready(&mut cx).is_ready(),
             Io::Tls(_) | Io::Far(_) => false,
-        }
-    }
-
-    /// Waits until there is something to read without reading it, where that is possible.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Io::Tcp(s) => s.ready(Interest::READABLE).await.map(drop),
-            Io::Unix(s) => s.ready(Interest::READABLE).await.map(drop),
-            Io::Tls(_) | Io::Far(_) => Ok(()),
         }
     }
 }

@@ -17,8 +17,6 @@ pub(crate) struct Counters {
     pub(crate) refused: Cell<u64>,
     /// Clients that gave up waiting for a server.
     pub(crate) expired: Cell<u64>,
-    /// Microseconds that clients waited for a server.
-    pub(crate) waited_us: Cell<u64>,
     /// COMMITs whose answer was lost, by what became known.
     pub(crate) fates: [Cell<u64>; 3],
     /// Transactions that went to the writer, by reason.

@@ -140,6 +140,7 @@ pub(crate) fn encode_role(role: Option<&Role>) -> Bytes {
         body.put_u8(1);
         body.put_u8(u8::from(role.may_log_in));
         body.put_u8(u8::from(role.expired));
+        body.put_u8(u8::from(role.superuser));
         body.put_u8(u8::from(role.password.is_some()));
         body.put_slice(role.password.as_deref().unwrap_or_default().as_bytes());
     }
@@ -152,12 +153,15 @@ pub(crate) async fn read_role(
 ) -> Result<Option<Role>, Error> {
     stream.read_u8().await.map_err(Error::io(DOING))?;
     let body = body(stream).await?;
-    let [_, may_log_in, expired, has_password, password @ ..] = &body[..] else { return Ok(None) };
+    let [_, may_log_in, expired, superuser, has_password, password @ ..] = &body[..] else {
+        return Ok(None);
+    };
     let password = String::from_utf8_lossy(password).into_owned();
     Ok(Some(Role {
         password: (*has_password == 1).then_some(password),
         may_log_in: *may_log_in == 1,
         expired: *expired == 1,
+        superuser: *superuser == 1,
     }))
 }
 

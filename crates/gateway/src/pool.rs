@@ -12,11 +12,15 @@ use crate::limits;
 use crate::server::{Part, Server};
 use crate::settings::Settings;
 
+/// Connections that nobody uses. Boxes are handed about, not what is in them.
+#[allow(clippy::vec_box)]
+type Idle = Vec<Box<Server>>;
+
 /// Connections to one server.
 #[derive(Default)]
 pub(crate) struct Pool {
     /// The one put back last is at the end.
-    idle: RefCell<Vec<Box<Server>>>,
+    idle: RefCell<Idle>,
     /// Connections that exist or are being opened.
     open: Cell<usize>,
     /// How many may exist.
@@ -222,10 +226,7 @@ struct Waiting<'a>(&'a Rc<Waiter>, &'a Rc<Pool>);
 impl Future for Waiting<'_> {
     type Output = Given;
 
-    fn poll(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Self::Output> {
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         match self.0.given.take() {
             Some(given) => Poll::Ready(given),
             None => {

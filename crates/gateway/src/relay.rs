@@ -188,9 +188,7 @@ impl<'a> Relay<'a> {
             Stop::More => Ok(used),
             Stop::Fatal(why) => Err(Event::ServerLost(why)),
             Stop::Refused(code) => Err(self.keep(&input[used..], Event::Refused(code))),
-            Stop::CancelledWait(len) => {
-                Err(self.keep(&input[used..], Event::CancelledWait(len)))
-            }
+            Stop::CancelledWait(len) => Err(self.keep(&input[used..], Event::CancelledWait(len))),
         }
     }
 

@@ -25,7 +25,10 @@ pub(crate) struct Asked {
 pub(crate) enum Way {
     Writer(Because),
     /// This replica, which said that it runs as this incarnation.
-    Replica { node: NodeId, incarnation: u64 },
+    Replica {
+        node: NodeId,
+        incarnation: u64,
+    },
     /// Nobody may serve it; for reads that must not go to the writer.
     Nobody,
 }
@@ -75,11 +78,13 @@ impl Because {
     }
 }
 
-/// Where a read goes. `load` is what a replica has to do already, in transactions.
+/// Where a read goes. `age_ms` is how long ago the view was made, `turn` breaks ties, `load` is what
+/// a replica has to do already, in transactions.
 pub(crate) fn read(
     asked: &Asked,
     token: Option<Token>,
     view: &View,
+    (age_ms, turn): (u64, usize),
     load: impl Fn(NodeId) -> usize,
 ) -> Way {
     let otherwise = |because| match asked.read_from {
@@ -96,17 +101,20 @@ pub(crate) fn read(
         return otherwise(Because::NoReplica);
     }
     let lag = lag_allowed(asked, view);
-    let fresh = |r: &&Replica| r.behind_ms <= lag;
+    let fresh = |r: &&Replica| r.behind_ms.saturating_add(age_ms) <= lag;
     if !view.replicas.iter().any(|r| fresh(&r)) {
         return otherwise(Because::Lag);
     }
     let may = view.replicas.iter().filter(fresh).filter(|r| has(asked, token, r, view));
     let best = match asked.sticky {
-        Some(key) => may.max_by_key(|r| mix(key, r.node)),
-        None => may.min_by_key(|r| (asked.read_from == ReadFrom::Nearest && !r.near, load(r.node))),
+        Some(key) => may.enumerate().max_by_key(|(_, r)| mix(key, r.node)),
+        None => may.enumerate().min_by_key(|(i, r)| {
+            let far = asked.read_from == ReadFrom::Nearest && !r.near;
+            (far, load(r.node), (i + turn) % view.replicas.len())
+        }),
     };
     match best {
-        Some(r) => Way::Replica { node: r.node, incarnation: r.incarnation },
+        Some((_, r)) => Way::Replica { node: r.node, incarnation: r.incarnation },
         None => otherwise(Because::NotReplayed),
     }
 }

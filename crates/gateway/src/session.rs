@@ -6,17 +6,19 @@ use std::task::Poll;
 use bytes::Buf;
 use quorate_wire::Error;
 use quorate_wire::backend::{Report, Status};
-use quorate_wire::frame::{HEADER, body_len, put};
-use quorate_wire::sql::{Access, Verb};
+use quorate_wire::frame::{HEADER, body_len};
+use quorate_wire::sql::Access;
 
-use crate::acquire::{acquire, writer};
+use crate::acquire::acquire;
 use crate::aftermath::{self, After};
-use crate::client::{Client, Lost, State};
+use crate::client::{Client, State};
 use crate::gate::Verdict;
-use crate::group::{self, Group, peek};
+use crate::group::{Group, peek};
 use crate::io::Scratch;
 use crate::limits;
+use crate::loss::after_loss;
 use crate::metrics::count;
+use crate::own::{directive, show_token, wrong_setting};
 use crate::relay::{Event, Relay};
 use crate::server::{Part, Server};
 use crate::settings::Settings;
@@ -56,7 +58,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &mut Client) -> End {
     }
 }
 
-fn protocol(error: &Error) -> Report {
+pub(crate) fn protocol(error: &Error) -> Report {
     Report::fatal("08P01", format!("the client does not speak the protocol: {error}"))
         .hint("Check that the driver speaks the PostgreSQL protocol, version 3.")
 }
@@ -191,29 +193,18 @@ async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) ->
     result
 }
 
-/// What a comment of the statement asks of the gateway.
-fn directive(client: &Client, group: &Group) -> Option<crate::route::Asked> {
-    let (from, to) = group.directive?;
-    let text = std::str::from_utf8(client.end.stash.get(from..to)?).ok()?;
-    let mut asked = client.asked;
-    for word in text.split([',', ' ']).map(str::trim).filter(|w| !w.is_empty()) {
-        if let Some(level) = crate::client::consistency(word) {
-            asked.consistency = level;
-        } else if let Some(from) = crate::client::read_from(word) {
-            asked.read_from = from;
-        } else if let Some(bound) = word.strip_prefix("max_staleness=") {
-            asked.max_staleness_ms = crate::client::milliseconds(bound)?;
-        }
-    }
-    Some(asked)
-}
-
 async fn once(
     worker: &Rc<Worker>,
     client: &mut Client,
     group: &Group,
     retries: u32,
 ) -> Result<After, End> {
+    if group.ours
+        && let Some(report) = wrong_setting(worker, client)
+    {
+        refuse(client, group, &report, Status::Idle);
+        return Ok(After::Done);
+    }
     client.handle.state.set(State::Waiting);
     let mut server = match acquire(worker, client, group).await {
         Ok(server) => server,
@@ -234,6 +225,9 @@ async fn once(
             Ok(After::Done)
         };
     }
+    if group.shows && show_token(worker, client, &mut server).await.is_err() {
+        return Ok(After::Again);
+    }
     link(client, &server);
     let after = linked(worker, client, server, group, retries).await;
     *client.handle.linked.borrow_mut() = None;
@@ -241,7 +235,10 @@ async fn once(
 }
 
 /// Makes the client's settings on the server.
-async fn settings(client: &Client, server: &mut Server) -> Result<(), crate::server::Gone> {
+pub(crate) async fn settings(
+    client: &Client,
+    server: &mut Server,
+) -> Result<(), crate::server::Gone> {
     let Some(sql) = Settings::change(&server.applied, &client.settings) else {
         server.applied = Rc::clone(&client.settings);
         return Ok(());
@@ -258,13 +255,13 @@ async fn settings(client: &Client, server: &mut Server) -> Result<(), crate::ser
     }
 }
 
-fn link(client: &Client, server: &Server) {
+pub(crate) fn link(client: &Client, server: &Server) {
     client.handle.state.set(State::Active);
     *client.handle.linked.borrow_mut() = Some(Rc::clone(&server.linked));
 }
 
 /// Relays until the transaction is over, and longer for a client that keeps its server.
-async fn linked(
+pub(crate) async fn linked(
     worker: &Rc<Worker>,
     client: &mut Client,
     mut server: Box<Server>,
@@ -395,155 +392,4 @@ async fn leave(client: &mut Client, mut server: Box<Server>) {
     if matches!(tokio::time::timeout(limits::FINISH_WAIT, clean).await, Ok(Ok(()))) {
         account.put(server);
     }
-}
-
-/// The first word of a client whose transaction block was lost with its server.
-async fn after_loss(
-    worker: &Rc<Worker>,
-    client: &mut Client,
-    lost: Lost,
-    group: &Group,
-) -> Result<(), End> {
-    let first = first_verb(client);
-    let rolls_back = matches!(first, Some(Verb::Rollback { chain: false }));
-    match lost {
-        Lost::Untold(report) if group.only_closes => {
-            closes(client, group);
-            client.lost = Some(Lost::Untold(report));
-            return Ok(());
-        }
-        Lost::Untold(report) if !rolls_back => {
-            let ends = matches!(first, Some(Verb::Commit { .. }));
-            if !ends {
-                client.lost = Some(Lost::Told);
-            }
-            let status = if ends { Status::Idle } else { Status::Failed };
-            refuse(client, group, &report, status);
-            return Ok(());
-        }
-        Lost::Untold(_) | Lost::Told => {}
-    }
-    let ends = rolls_back || matches!(first, Some(Verb::Commit { chain: false }));
-    if ends && group.whole {
-        if !ended(worker, client, group).map_err(|e| End::Told(Box::new(protocol(&e))))? {
-            client.lost = Some(Lost::Told);
-        }
-        return Ok(());
-    }
-    // A real transaction block that has failed answers everything as PostgreSQL would.
-    let doomed = async {
-        let mut server = writer(worker, &client.account, &client.settings).await?;
-        let failed = async {
-            settings(client, &mut server).await?;
-            server.ask(b"BEGIN").await?;
-            server.ask(b"SELECT 1/0").await
-        };
-        match failed.await {
-            Ok(_) => Ok(server),
-            Err(gone) => Err(Box::new(Report::error("57P03", gone.sentence()))),
-        }
-    };
-    match doomed.await {
-        Ok(server) => {
-            link(client, &server);
-            let group = Group { access: Access::Write, whole: false, ..*group };
-            let after = linked(worker, client, server, &group, limits::RETRIES_MAX).await;
-            *client.handle.linked.borrow_mut() = None;
-            after.map(|_| ())
-        }
-        Err(report) => {
-            client.lost = Some(Lost::Told);
-            refuse(client, group, &report, Status::Failed);
-            Ok(())
-        }
-    }
-}
-
-/// Answers a group that only closes statements and portals, in a block that is lost with its server.
-fn closes(client: &mut Client, group: &Group) {
-    let mut left = client.end.stash.split_to(group.len);
-    while let Ok(Some(message)) = quorate_wire::frame::take(&mut left, limits::GROUP_MAX) {
-        match message.tag {
-            b'C' => {
-                if let [b'S', name @ .., 0] = &message.body[..] {
-                    client.statements.remove(name);
-                }
-                put(&mut client.end.out, b'3', |_| {});
-            }
-            b'S' => aftermath::ready(client, Status::InTransaction),
-            _ => {}
-        }
-    }
-    client.end.slim();
-}
-
-/// Answers a group that ends a block which is lost with its server, as PostgreSQL answers the end of
-/// a block that has failed. Nobody else is needed for that. Whether the end was executed, and not
-/// only prepared.
-fn ended(worker: &Worker, client: &mut Client, group: &Group) -> Result<bool, Error> {
-    const TAG: &[u8] = b"ROLLBACK\0";
-    let mut left = client.end.stash.split_to(group.len);
-    let mut executed = false;
-    let after = |executed| if executed { Status::Idle } else { Status::Failed };
-    while let Some(message) = quorate_wire::frame::take(&mut left, limits::GROUP_MAX)? {
-        let out = &mut client.end.out;
-        match message.tag {
-            b'Q' => {
-                executed = true;
-                put(out, b'C', |out| out.extend_from_slice(TAG));
-                aftermath::ready(client, Status::Idle);
-            }
-            b'P' => {
-                put(out, b'1', |_| {});
-                let statements = &mut worker.statements.borrow_mut();
-                let (name, statement, _) = group::parse(client, statements, &message.body)?;
-                match name {
-                    b"" => client.unnamed = Some(statement),
-                    name => drop(client.statements.insert(name.into(), statement)),
-                }
-            }
-            b'B' => put(out, b'2', |_| {}),
-            b'D' => {
-                if message.body.first() == Some(&b'S') {
-                    put(out, b't', |out| out.extend_from_slice(&[0, 0]));
-                }
-                put(out, b'n', |_| {});
-            }
-            b'E' => {
-                executed = true;
-                put(out, b'C', |out| out.extend_from_slice(TAG));
-            }
-            b'C' => put(out, b'3', |_| {}),
-            b'S' => aftermath::ready(client, after(executed)),
-            _ => {}
-        }
-    }
-    client.end.slim();
-    Ok(executed)
-}
-
-/// The first statement that the client sent.
-fn first_verb(client: &Client) -> Option<Verb> {
-    let stash = &client.end.stash;
-    let header = stash.first_chunk::<HEADER>()?;
-    let body = stash.get(HEADER..HEADER + body_len(header).ok()?)?;
-    let text = match header[0] {
-        b'Q' => body,
-        b'P' => {
-            let at = body.iter().position(|b| *b == 0)? + 1;
-            &body[at..]
-        }
-        b'B' => {
-            let name = body.split(|b| *b == 0).nth(1)?;
-            let known = match name {
-                b"" => client.unnamed.as_ref(),
-                name => client.statements.get(name),
-            };
-            return Some(known?.script.first.clone());
-        }
-        _ => return None,
-    };
-    let text = text.split(|b| *b == 0).next()?;
-    let script = group::classify(client, text, true);
-    (script.statements == 1).then(|| script.first.clone())
 }

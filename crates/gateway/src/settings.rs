@@ -8,9 +8,12 @@ use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
+/// A name, or a value, in the client's encoding.
+type Text = Box<[u8]>;
+
 /// Settings by lower-case name, with their values as `current_setting` gives them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settings(BTreeMap<Box<[u8]>, Box<[u8]>>);
+pub(crate) struct Settings(BTreeMap<Text, Text>);
 
 /// A setting whose value depends on the others being made under the login role.
 const ROLE: &[u8] = b"role";
@@ -24,16 +27,12 @@ impl Settings {
         self.0.iter().map(|(name, value)| (&name[..], &value[..]))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The same settings with some of them changed; `None` is a setting that is back at its default.
     pub(crate) fn with<'a>(
         self: &Rc<Self>,
         changes: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
     ) -> Rc<Self> {
-        let mut next: Option<BTreeMap<Box<[u8]>, Box<[u8]>>> = None;
+        let mut next: Option<BTreeMap<Text, Text>> = None;
         for (name, value) in changes {
             if next.as_ref().unwrap_or(&self.0).get(name).map(|v| &v[..]) == value {
                 continue;
@@ -162,7 +161,7 @@ mod tests {
         let a = settings(&[("x", "1")]);
         assert!(Rc::ptr_eq(&a, &a.with([(&b"x"[..], Some(&b"1"[..])), (b"y", None)])));
         let b = a.with([(&b"x"[..], None)]);
-        assert!(b.is_empty());
+        assert_eq!(*b, Settings::default());
     }
 
     #[test]

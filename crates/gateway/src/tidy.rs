@@ -4,13 +4,15 @@
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
-use quorate_core::gateway::PoolMode;
+use quorate_core::Lsn;
+use quorate_core::gateway::{Consistency, PoolMode};
 
 use crate::client::{Block, Client, Pin};
 use crate::exchange::{Kind, Undo};
-use crate::server::{Gone, Server};
+use crate::server::{Gone, Part, Server};
 use crate::settings::put_literal;
 use crate::worker::Worker;
+use crate::world::Token;
 
 /// What becomes of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +44,7 @@ pub(crate) async fn tidy(
     server: &mut Server,
 ) -> Result<Next, Gone> {
     let block = std::mem::take(&mut client.block);
-    if block.wrote {
-        let here = server.here.then(|| worker.world.acknowledged());
-        if let Some(token) = block.position.or(here) {
-            client.token = client.token.max(Some(token));
-        }
-    }
+    remember(worker, client, server, &block).await?;
     if block.discarded && !block.failed {
         discarded(client, server);
     } else {
@@ -60,7 +57,7 @@ pub(crate) async fn tidy(
             return Ok(Next::Drop);
         }
         if !block.settings.is_empty() {
-            learn(client, server, &block).await?;
+            learn(worker, client, server, &block).await?;
         }
         if block.deallocated && !block.failed {
             client.statements.clear();
@@ -77,6 +74,35 @@ pub(crate) async fn tidy(
         client.pin(Pin::Session);
     }
     Ok(if client.is_pinned() { Next::Keep } else { Next::Release })
+}
+
+/// The setting that a token is handed over by.
+const TOKEN: &[u8] = b"quorate.token";
+
+/// What later reads of the session must see: what it wrote, and at some levels what it saw.
+async fn remember(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    server: &mut Server,
+    block: &Block,
+) -> Result<(), Gone> {
+    let sees = matches!(client.asked.consistency, Consistency::Monotonic | Consistency::Causal);
+    if !block.wrote && !sees {
+        return Ok(());
+    }
+    let token = match server.part {
+        Part::Writer(_) => block.position.or(server.here.then(|| worker.world.acknowledged())),
+        // Asked after the read: no more than this was seen.
+        Part::Replica => {
+            let answer = server.ask(b"SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
+            let text = answer.column(0, 0).and_then(|v| std::str::from_utf8(v).ok());
+            let lsn = text.and_then(|v| v.parse::<Lsn>().ok());
+            let term = worker.view().term;
+            lsn.map(|lsn| Token { term, lsn })
+        }
+    };
+    client.token = client.token.max(token);
+    Ok(())
 }
 
 /// Whether a trigger may have run that leaves something.
@@ -97,7 +123,12 @@ fn discarded(client: &mut Client, server: &mut Server) {
 
 /// What the settings are now that the transaction may have changed: the server is asked, since it
 /// alone knows what was rolled back.
-async fn learn(client: &mut Client, server: &mut Server, block: &Block) -> Result<(), Gone> {
+async fn learn(
+    worker: &Worker,
+    client: &mut Client,
+    server: &mut Server,
+    block: &Block,
+) -> Result<(), Gone> {
     let mut sql = BytesMut::new();
     sql.put_slice(b"SELECT ");
     for (i, name) in block.settings.iter().enumerate() {
@@ -117,6 +148,12 @@ async fn learn(client: &mut Client, server: &mut Server, block: &Block) -> Resul
     server.applied = server.applied.with(learnt.clone());
     client.settings = client.settings.with(learnt);
     client.read_settings();
+    if let Some(text) = client.settings.get(TOKEN) {
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        client.token = Token::from_text(text, &worker.view().cluster);
+        // From here on it moves with the session.
+        client.settings = client.settings.with([(TOKEN, None)]);
+    }
     if let Some(name) = client.settings.get(b"application_name") {
         *client.handle.application.borrow_mut() = name.into();
     }

@@ -96,9 +96,7 @@ impl Relay<'_> {
 
     /// Whether a group of its own has to be answered first.
     fn pauses(&self) -> bool {
-        (self.one_at_a_time || self.guarded)
-            && self.asked
-            && !self.server.exchange.is_quiet()
+        (self.one_at_a_time || self.guarded) && self.asked && !self.server.exchange.is_quiet()
     }
 
     /// Whether a message clears what the answers under way still refer to.
@@ -265,7 +263,8 @@ impl Relay<'_> {
             self.client.statements.get(name).cloned()
         };
         let statement = known?;
-        if name.is_empty() && self.server.unnamed.as_ref().is_some_and(|s| Rc::ptr_eq(s, &statement))
+        if name.is_empty()
+            && self.server.unnamed.as_ref().is_some_and(|s| Rc::ptr_eq(s, &statement))
         {
             return Some(Box::from(&b""[..]));
         }

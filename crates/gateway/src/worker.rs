@@ -9,10 +9,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_core::NodeId;
+use bytes::BytesMut;
 use quorate_core::access::{AccessRule, AccessRules, Action, TlsNeed};
 use quorate_core::gateway::Gateway;
-use bytes::BytesMut;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Account;
@@ -22,13 +21,26 @@ use crate::server::{Part, Reins, Server};
 use crate::statements::Statements;
 use crate::world::{Role, View, World};
 
+/// A database and a role.
+type AccountName = (Box<str>, Box<str>);
+
+/// What was found out about a role, and when.
+type Looked = (Option<Role>, u64);
+
+/// A connection that is to be cut when its server is not what it was.
+struct Followed {
+    reins: Weak<Reins>,
+    part: Part,
+    here: bool,
+}
+
 /// A thread of a gateway.
 pub(crate) struct Worker {
     pub(crate) world: Arc<dyn World>,
     view: RefCell<Arc<View>>,
     rules: RefCell<Rc<AccessRules>>,
     pub(crate) statements: RefCell<Statements>,
-    accounts: RefCell<HashMap<(Box<str>, Box<str>), Rc<Account>>>,
+    accounts: RefCell<HashMap<AccountName, Rc<Account>>>,
     pub(crate) clients: RefCell<HashMap<u32, Rc<Handle>>>,
     next_client: Cell<u32>,
     /// Connections being opened at a time: a new writer is not stormed.
@@ -36,12 +48,14 @@ pub(crate) struct Worker {
     held: Cell<usize>,
     news: Notify,
     /// Connections in use and idle, to be cut when their server is not what it was.
-    servers: RefCell<Vec<(Weak<Reins>, NodeId, Part, bool)>>,
-    roles: RefCell<HashMap<Box<str>, (Option<Role>, u64)>>,
+    servers: RefCell<Vec<Followed>>,
+    roles: RefCell<HashMap<Box<str>, Looked>>,
     spare: Cell<BytesMut>,
     started: Instant,
+    viewed: Cell<Instant>,
     coarse: Cell<u64>,
     random: Cell<u64>,
+    turn: Cell<usize>,
     pub(crate) index: u32,
 }
 
@@ -64,7 +78,9 @@ impl Worker {
             roles: RefCell::default(),
             spare: Cell::default(),
             started: Instant::now(),
+            viewed: Cell::new(Instant::now()),
             coarse: Cell::new(0),
+            turn: Cell::new(0),
             random: Cell::new(0x9E37_79B9_7F4A_7C15 ^ u64::from(index)),
             index,
         })
@@ -78,6 +94,17 @@ impl Worker {
     /// Who may come in.
     pub(crate) fn rules(&self) -> Rc<AccessRules> {
         Rc::clone(&self.rules.borrow())
+    }
+
+    /// Counts up: what is equal takes turns.
+    pub(crate) fn turn(&self) -> usize {
+        self.turn.set(self.turn.get().wrapping_add(1));
+        self.turn.get()
+    }
+
+    /// Milliseconds since the view was made.
+    pub(crate) fn view_age_ms(&self) -> u64 {
+        self.viewed.get().elapsed().as_millis() as u64
     }
 
     /// Milliseconds since the thread began.
@@ -160,7 +187,8 @@ impl Worker {
         x ^= x >> 7;
         x ^= x << 17;
         self.random.set(x);
-        let max = limits::RETRY_PAUSE.saturating_mul(1 << tries.min(6)).min(limits::RETRY_PAUSE_MAX);
+        let max =
+            limits::RETRY_PAUSE.saturating_mul(1 << tries.min(6)).min(limits::RETRY_PAUSE_MAX);
         let half = max / 2;
         half + Duration::from_micros(x % (half.as_micros().max(1) as u64))
     }
@@ -169,9 +197,13 @@ impl Worker {
     pub(crate) fn follow(&self, server: &Server) {
         let mut servers = self.servers.borrow_mut();
         if servers.len() >= limits::FOLLOWED_SWEPT {
-            servers.retain(|(reins, ..)| reins.strong_count() > 0);
+            servers.retain(|s| s.reins.strong_count() > 0);
         }
-        servers.push((Rc::downgrade(&server.reins), server.node, server.part, server.here));
+        servers.push(Followed {
+            reins: Rc::downgrade(&server.reins),
+            part: server.part,
+            here: server.here,
+        });
     }
 
     /// What PostgreSQL knows of a role, as it was a moment ago at the most.
@@ -203,6 +235,7 @@ impl Worker {
     }
 
     fn take_view(&self) {
+        self.viewed.set(Instant::now());
         let view = self.world.view();
         let before = self.view.replace(Arc::clone(&view));
         if before.wanted != view.wanted {
@@ -227,11 +260,11 @@ impl Worker {
     /// Ends connections to servers that are not any more what they were.
     fn cut(&self, view: &View) {
         let local = self.world.local();
-        self.servers.borrow_mut().retain(|(reins, _, part, here)| {
-            let Some(reins) = reins.upgrade() else { return false };
-            let over = match (part, here, &local) {
-                (Part::Writer(term), true, Some(local)) => local.gate.term() != Some(*term),
-                (Part::Writer(term), ..) => view.term > *term,
+        self.servers.borrow_mut().retain(|s| {
+            let Some(reins) = s.reins.upgrade() else { return false };
+            let over = match (s.part, s.here, &local) {
+                (Part::Writer(term), true, Some(local)) => local.gate.term() != Some(term),
+                (Part::Writer(term), ..) => view.term > term,
                 (Part::Replica, true, Some(local)) => local.reads.term().is_none(),
                 (Part::Replica, ..) => false,
             };

@@ -13,6 +13,8 @@ use crate::stream::{BoxFuture, BoxStream};
 /// The cluster as a gateway sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
+    /// Which cluster it is.
+    pub cluster: String,
     /// The newest term that this node knows.
     pub term: Term,
     /// Who takes writes.
@@ -67,6 +69,19 @@ pub struct Token {
 }
 
 impl Token {
+    /// As a text that means the same to every gateway of the cluster, and nothing to others.
+    pub fn text(self, cluster: &str) -> String {
+        format!("{cluster}.{}.{:X}", self.term.0, self.lsn.0)
+    }
+
+    /// From such a text.
+    pub fn from_text(text: &str, cluster: &str) -> Option<Self> {
+        let (of, rest) = text.split_once('.')?;
+        let (term, lsn) = rest.split_once('.')?;
+        let lsn = u64::from_str_radix(lsn, 16).ok()?;
+        (of == cluster).then_some(Self { term: Term(term.parse().ok()?), lsn: Lsn(lsn) })
+    }
+
     /// As bytes between nodes.
     pub(crate) fn encode(self) -> [u8; 16] {
         let mut bytes = [0; 16];
@@ -79,10 +94,7 @@ impl Token {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let (term, lsn) = bytes.split_first_chunk::<8>()?;
         let lsn = lsn.try_into().ok()?;
-        Some(Self {
-            term: Term(u64::from_be_bytes(*term)),
-            lsn: Lsn(u64::from_be_bytes(lsn)),
-        })
+        Some(Self { term: Term(u64::from_be_bytes(*term)), lsn: Lsn(u64::from_be_bytes(lsn)) })
     }
 }
 
@@ -108,6 +120,8 @@ pub struct Role {
     pub may_log_in: bool,
     /// Whether its password is no longer valid.
     pub expired: bool,
+    /// Whether it may do anything.
+    pub superuser: bool,
 }
 
 /// What became of a transaction.

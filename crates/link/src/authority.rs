@@ -110,6 +110,31 @@ impl Authority {
             .map_err(cannot("sign the certificate"))?;
         Ok(format!("{}{}", cert.pem(), self.cert_pem))
     }
+
+    /// Makes a key and a certificate for the port that applications use, which they verify by these
+    /// host names and addresses. It names no node: nobody gets into a link with it. Returns the
+    /// certificate followed by the authority's, and the key.
+    pub fn issue_front(
+        &self,
+        hosts: &[String],
+        validity: Duration,
+    ) -> Result<(String, String), Error> {
+        let own = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(cannot("make a key"))?;
+        let key = KeyPair::from_pem(&self.key_pem).map_err(cannot("read the authority's key"))?;
+        let issuer = Issuer::from_ca_cert_pem(&self.cert_pem, key)
+            .map_err(cannot("read the authority's certificate"))?;
+        let name = hosts.first().map_or("quorate", String::as_str);
+        let mut params = params(name, name, validity)?;
+        // Host names, and addresses in their own form.
+        params.subject_alt_names = CertificateParams::new(hosts.to_vec())
+            .map_err(cannot("name the certificate"))?
+            .subject_alt_names;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let cert = params.signed_by(&own, &issuer).map_err(cannot("sign the certificate"))?;
+        Ok((format!("{}{}", cert.pem(), self.cert_pem), own.serialize_pem()))
+    }
 }
 
 impl std::fmt::Debug for Authority {

@@ -34,7 +34,7 @@ const SETUP: [&str; 11] = [
     "CREATE ROLE quorate LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE",
     "GRANT pg_monitor, pg_signal_backend, pg_checkpoint TO quorate",
     // The gateway checks passwords by the verifiers that the server keeps.
-    "GRANT SELECT (rolname, rolpassword, rolcanlogin, rolvaliduntil) ON pg_catalog.pg_authid \
+    "GRANT SELECT (rolname, rolpassword, rolcanlogin, rolvaliduntil, rolsuper) ON pg_catalog.pg_authid \
      TO quorate",
     "GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_wal_replay_pause(), \
      pg_wal_replay_resume(), pg_switch_wal() TO quorate",

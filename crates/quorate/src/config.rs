@@ -34,9 +34,25 @@ pub struct ConfigFile {
     /// The local PostgreSQL.
     #[serde(default)]
     pub postgres: PostgresFile,
+    /// The certificate that applications see. Unset: one that the cluster issues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFile>,
     /// Other ways to reach a peer's link port: `n2 = "10.1.0.2:6433"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<NodeId, String>,
+}
+
+/// The certificate that applications see, as files in PEM form. They are read again every minute.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFile {
+    /// The certificate, followed by those that lead to its root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities of clients' certificates. Unset: clients are asked for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Listening addresses.

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod http;
 mod ports;
+mod tls;
 mod world;
 
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Standalone { yes } => cli::operate::standalone(global, yes).await,
         Command::Recover(args) => cli::recover::recover(global, args).await,
         Command::Config { command } => cli::config::config(global, command).await,
+        Command::Ca => cli::run::print_ca(global),
         Command::Token { minutes } => cli::operate::token(global, minutes).await,
     }
 }

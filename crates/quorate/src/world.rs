@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use quorate_agent::Node;
 use quorate_core::authority::{Authority, Phase};
+use quorate_core::status::Doing;
 use quorate_core::{Lsn, NodeId, Term};
 use quorate_gateway::remote;
 use quorate_gateway::{BoxStream, Fate, Local, Replica, Role, Token, Transaction, View, Writer};
@@ -101,7 +102,8 @@ impl Cluster {
     fn refresh(&self) {
         let view = self.look();
         let mut current = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if **current != view {
+        // Positions grow old even where they do not change.
+        if **current != view || !view.replicas.is_empty() {
             *current = Arc::new(view);
             drop(current);
             self.changes.send_modify(|n| *n += 1);
@@ -117,6 +119,7 @@ impl Cluster {
         };
         let document = state.document();
         View {
+            cluster: state.cluster_id.clone(),
             term: authority.term,
             writer,
             because,
@@ -174,7 +177,9 @@ impl Cluster {
             let Some(server) = &status.server else { continue };
             let here = *node == parts.me;
             let open = if here { parts.reads.term().is_some() } else { server.reads };
-            if !open || !server.in_recovery || authority.writer == Some(*node) {
+            // Only one that follows is known to be on the writer's history (R4).
+            let follows = status.doing == Doing::Following && status.term == authority.term;
+            if !open || !server.in_recovery || !follows {
                 continue;
             }
             let age = marks.age(server.replayed, now);
@@ -314,6 +319,7 @@ impl quorate_gateway::World for Cluster {
                 password: l.password,
                 may_log_in: l.may_log_in,
                 expired: l.expired,
+                superuser: l.superuser,
             }))
         })
     }

@@ -44,6 +44,7 @@ impl Refusal {
             Some(detail) => format!("{message}: {detail}"),
             None => message.to_owned(),
         };
+        let detail = detail.map(Into::into);
         Self { report: Report { detail, ..Report::fatal(code, message) }, because }
     }
 }

@@ -55,11 +55,11 @@ pub struct Report {
     /// What happened.
     pub message: String,
     /// More about it.
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
     /// What a person should do.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// More for the log of this side, which the other one is not to know.
-    pub log: Option<String>,
+    pub log: Option<Box<str>>,
 }
 
 impl Report {
@@ -76,17 +76,17 @@ impl Report {
 
     /// The same report with more for our own log.
     pub fn log(self, why: impl Into<String>) -> Self {
-        Self { log: Some(why.into()), ..self }
+        Self { log: Some(why.into().into()), ..self }
     }
 
     /// The same report with a detail.
     pub fn detail(self, detail: impl Into<String>) -> Self {
-        Self { detail: Some(detail.into()), ..self }
+        Self { detail: Some(detail.into().into()), ..self }
     }
 
     /// The same report with a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+        Self { hint: Some(hint.into().into()), ..self }
     }
 
     /// The report as a message.

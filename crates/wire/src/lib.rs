@@ -12,8 +12,8 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod replication;
-pub mod sql;
 pub mod scram;
+pub mod sql;
 pub mod startup;
 pub mod verifier;
 

@@ -11,6 +11,7 @@ mod network;
 mod operations;
 mod plain;
 mod random;
+mod reads;
 mod rejoin;
 mod sabotage;
 mod standbys;

@@ -112,7 +112,7 @@ async fn commits(
             }
         };
         id += 1;
-        let outcome = transaction(&session, id, client % 2 == 0, &told).await?;
+        let outcome = transaction(&session, id, client.is_multiple_of(2), &told).await?;
         outcomes.push((id, outcome));
         open = Some(session);
     }
@@ -127,12 +127,7 @@ enum Outcome {
 }
 
 /// A transaction; what its client may believe afterwards.
-async fn transaction(
-    session: &Client,
-    id: i64,
-    simple: bool,
-    told: &Told,
-) -> Result<Outcome> {
+async fn transaction(session: &Client, id: i64, simple: bool, told: &Told) -> Result<Outcome> {
     let body = async {
         session.batch_execute("BEGIN").await?;
         if simple {
@@ -201,9 +196,7 @@ fn commits_that_are_cut_off_get_a_true_answer() -> Result<()> {
             runtime.spawn(commits(login, gateways, client, Arc::clone(&told), Arc::clone(&stop)))
         })
         .collect();
-    let cut = |told: &Told| {
-        found(&cluster) + told.unknown.load(Ordering::Relaxed)
-    };
+    let cut = |told: &Told| found(&cluster) + told.unknown.load(Ordering::Relaxed);
     let mut kills = 0;
     let deadline = Instant::now() + limits::RECOVER * 4 + Duration::from_secs(wanted / 2);
     while cut(&told) < wanted && Instant::now() < deadline {
@@ -256,9 +249,8 @@ fn commits_that_are_cut_off_get_a_true_answer() -> Result<()> {
 /// COMMITs whose outcome the gateways looked up and found.
 fn found(cluster: &Cluster) -> u64 {
     let lines = |log: String| {
-        let known = |l: &&str| {
-            l.contains("the answer to a COMMIT was lost") && !l.contains("fate=Unknown")
-        };
+        let known =
+            |l: &&str| l.contains("the answer to a COMMIT was lost") && !l.contains("fate=Unknown");
         log.lines().filter(known).count() as u64
     };
     cluster.nodes().iter().map(|n| lines(n.log())).sum()

@@ -1,12 +1,1 @@
-//! The front door with a real PostgreSQL server behind it.
-
-#![allow(clippy::unwrap_used)] // all of it is a test
-
-mod cut;
-mod door;
-mod logins;
-mod relayed;
-
-#[path = "../../../replication/tests/it/server.rs"]
-#[allow(dead_code)] // shared with the tests of another crate
-mod server;
+//! The gateway with a real PostgreSQL server behind it.

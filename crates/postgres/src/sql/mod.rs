@@ -59,6 +59,8 @@ pub struct Login {
     pub may_log_in: bool,
     /// Whether `rolvaliduntil` has passed.
     pub expired: bool,
+    /// `rolsuper`.
+    pub superuser: bool,
 }
 
 /// What became of a wish to cancel a backend's statement.
@@ -190,7 +192,8 @@ impl Admin {
     /// [`Error::Connect`], [`Error::Sql`].
     pub async fn login(&self, role: &str) -> Result<Option<Login>, Error> {
         let sql = format!(
-            "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < clock_timestamp(), false) \
+            "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < clock_timestamp(), false), \
+             rolsuper \
              FROM pg_authid WHERE rolname = {}",
             literal(role)
         );
@@ -199,6 +202,7 @@ impl Admin {
             password: row.get(0).map(str::to_owned),
             may_log_in: row.get(1) == Some("t"),
             expired: row.get(2) == Some("t"),
+            superuser: row.get(3) == Some("t"),
         }))
     }
 

@@ -111,6 +111,7 @@ fn new_file(args: &NodeArgs, witness: bool) -> Result<ConfigFile> {
         witness,
         listen: Listen { gateway: args.gateway, link: args.link, web: args.web },
         postgres: PostgresFile { bin: args.postgres_bin.clone(), ..PostgresFile::default() },
+        tls: None,
         routes: Default::default(),
     })
 }

@@ -151,6 +151,9 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Print the cluster's authority, with which applications verify the gateways' certificates
+    /// (`sslrootcert`).
+    Ca,
     /// Make a one-time token with which a host can join.
     Token {
         /// Minutes until it expires.

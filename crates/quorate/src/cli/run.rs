@@ -44,7 +44,9 @@ pub async fn run(global: &Global) -> Result<()> {
     let (node, orders) = assemble(&config).await?;
     let api = api::router(Arc::clone(&node));
     let world = Cluster::follow(&node);
-    let gateway = gateway(&config, &world)?;
+    let tls = Arc::new(TlsSource::new(None));
+    crate::tls::keep(&config, &node, &tls)?;
+    let gateway = gateway(&config, &world, tls)?;
     let cancel = gateway.cancel_client();
     let sessions = Arc::new(Sessions::new(world, SESSIONS_MAX, cancel));
     let listening = listen(&config, &node, &sessions, &api).await?;
@@ -70,6 +72,14 @@ pub async fn run(global: &Global) -> Result<()> {
     tokio::task::spawn_blocking(move || drop(gateway)).await?;
     let _ = std::fs::remove_file(config.control());
     ended
+}
+
+/// `quorate ca`.
+pub fn print_ca(global: &Global) -> Result<()> {
+    let config = Config::load(global.dir())?;
+    let identity = Identity::load(&config.identity_dir()).map_err(|e| told(&e, e.hint()))?;
+    print!("{}", identity.ca_pem);
+    Ok(())
 }
 
 fn start_log() {
@@ -193,10 +203,9 @@ fn peers(config: &Config, state: &State) -> BTreeMap<NodeId, String> {
 }
 
 /// Opens the door for applications.
-fn gateway(config: &Config, world: &Arc<Cluster>) -> Result<Gateway> {
+fn gateway(config: &Config, world: &Arc<Cluster>, tls: Arc<TlsSource>) -> Result<Gateway> {
     let at = config.file.listen.gateway;
     let listener = std::net::TcpListener::bind(at).with_context(|| taken("applications", at))?;
-    let tls = Arc::new(TlsSource::new(None));
     let world = Arc::clone(world) as Arc<dyn quorate_gateway::World>;
     Gateway::start(world, tls, vec![listener]).map_err(|e| told(&e, e.hint()))
 }

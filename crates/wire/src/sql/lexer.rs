@@ -251,7 +251,8 @@ impl<'a> Lexer<'a> {
     fn number(&mut self) -> Kind {
         while is_word(self.peek(0)) && self.peek(0) != b'$' || self.peek(0) == b'.' {
             // `1..2` is a range of PL/pgSQL; two numbers do no harm.
-            let exponent = matches!(self.peek(0), b'e' | b'E') && matches!(self.peek(1), b'+' | b'-');
+            let exponent =
+                matches!(self.peek(0), b'e' | b'E') && matches!(self.peek(1), b'+' | b'-');
             self.at += if exponent { 2 } else { 1 };
         }
         Kind::Literal

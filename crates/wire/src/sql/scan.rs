@@ -266,7 +266,9 @@ impl<'a> Scan<'a> {
         let mut ahead = self.lexer.clone();
         let is = |token: Token, words: &[&[u8]]| {
             token.kind == Kind::Word
-                && words.iter().any(|w| w.eq_ignore_ascii_case(&self.lexer.sql[token.start..token.end]))
+                && words
+                    .iter()
+                    .any(|w| w.eq_ignore_ascii_case(&self.lexer.sql[token.start..token.end]))
         };
         ahead.next();
         loop {

@@ -1,7 +1,10 @@
 use super::*;
 
 fn classified(sql: &str) -> Script {
-    classify(sql.as_bytes(), &Options { standard_strings: true, functions: &NoFunctions, whole: true })
+    classify(
+        sql.as_bytes(),
+        &Options { standard_strings: true, functions: &NoFunctions, whole: true },
+    )
 }
 
 #[test]
@@ -190,7 +193,10 @@ fn statements_are_split_where_postgresql_splits_them() {
 #[test]
 fn fingerprints_and_directives() {
     let print = |sql: &str| classified(sql).fingerprint;
-    assert_eq!(print("SELECT a FROM t WHERE b = 1"), print("select A /* x */ from T\nwhere b=  'y'"));
+    assert_eq!(
+        print("SELECT a FROM t WHERE b = 1"),
+        print("select A /* x */ from T\nwhere b=  'y'")
+    );
     assert_ne!(print("SELECT a FROM t"), print("SELECT b FROM t"));
     let sql = "/* quorate: eventual */ SELECT 1; /* quorate: strong */ SELECT 2";
     let at = classified(sql).directive.unwrap();
@@ -201,11 +207,8 @@ fn fingerprints_and_directives() {
 #[test]
 fn backslashes_count_where_they_do() {
     let sql = b"SELECT 'a\\'; DELETE FROM t; --'";
-    let options = |standard| Options {
-        standard_strings: standard,
-        functions: &NoFunctions,
-        whole: true,
-    };
+    let options =
+        |standard| Options { standard_strings: standard, functions: &NoFunctions, whole: true };
     assert_eq!(classify(sql, &options(true)).statements, 2);
     assert_eq!(classify(sql, &options(false)).statements, 1);
 }
@@ -216,9 +219,25 @@ mod laws {
 
     fn pieces() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("select"), Just("from"), Just("t"), Just("'x''y'"), Just("\"q\""), Just("1.5e3"),
-            Just("("), Just(")"), Just(","), Just("update"), Just("for"), Just("$1"), Just("$$z;$$"),
-            Just("+"), Just("into"), Just("now()"), Just("f(1)"), Just("as"), Just("where"),
+            Just("select"),
+            Just("from"),
+            Just("t"),
+            Just("'x''y'"),
+            Just("\"q\""),
+            Just("1.5e3"),
+            Just("("),
+            Just(")"),
+            Just(","),
+            Just("update"),
+            Just("for"),
+            Just("$1"),
+            Just("$$z;$$"),
+            Just("+"),
+            Just("into"),
+            Just("now()"),
+            Just("f(1)"),
+            Just("as"),
+            Just("where"),
         ];
         prop::collection::vec(piece, 1..12).prop_map(|v| format!("select {}", v.join(" ")))
     }

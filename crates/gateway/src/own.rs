@@ -1,0 +1,107 @@
+//! What a client says to the gateway itself: in comments, and by settings called `quorate.…`.
+
+use quorate_wire::backend::Report;
+use quorate_wire::frame::{HEADER, body_len};
+use quorate_wire::sql::{Script, Verb};
+
+use crate::client::{Client, consistency, milliseconds, read_from};
+use crate::group::{self, Group};
+use crate::route::Asked;
+use crate::server::{Gone, Server};
+use crate::worker::Worker;
+use crate::world::Token;
+
+/// What a comment of the statement asks of the gateway.
+pub(crate) fn directive(client: &Client, group: &Group) -> Option<Asked> {
+    let (from, to) = group.directive?;
+    let text = std::str::from_utf8(client.end.stash.get(from..to)?).ok()?;
+    let mut asked = client.asked;
+    for word in text.split([',', ' ']).map(str::trim).filter(|w| !w.is_empty()) {
+        if let Some(level) = consistency(word) {
+            asked.consistency = level;
+        } else if let Some(from) = read_from(word) {
+            asked.read_from = from;
+        } else if let Some(bound) = word.strip_prefix("max_staleness=") {
+            asked.max_staleness_ms = milliseconds(bound)?;
+        }
+    }
+    Some(asked)
+}
+
+/// Makes the session's token known to the server, for whoever asks for it there.
+pub(crate) async fn show_token(
+    worker: &Worker,
+    client: &Client,
+    server: &mut Server,
+) -> Result<(), Gone> {
+    let text = client.token.map(|t| t.text(&worker.view().cluster)).unwrap_or_default();
+    let sql = format!("SELECT pg_catalog.set_config('quorate.token', '{text}', false)");
+    server.ask(sql.as_bytes()).await?;
+    server.applied = server.applied.with([(&b"quorate.token"[..], Some(text.as_bytes()))]);
+    Ok(())
+}
+
+/// What is wrong with a setting of the gateway's own that a group is about to make.
+pub(crate) fn wrong_setting(worker: &Worker, client: &Client) -> Option<Report> {
+    let (text, script) = first_text(client)?;
+    let Verb::Set(set) = &script.first else { return None };
+    let name = String::from_utf8(set.name.fold(&text)).ok()?;
+    let value = text.get(set.value.start as usize..set.value.end as usize)?;
+    let value = std::str::from_utf8(value).ok()?.trim().trim_matches(['\'', '"']);
+    let (good, hint) = match name.as_str() {
+        "quorate.consistency" => (
+            consistency(value).is_some(),
+            "One of strong, read_your_writes, monotonic, causal, bounded, eventual.",
+        ),
+        "quorate.read_from" => {
+            (read_from(value).is_some(), "One of writer, replica, prefer, nearest.")
+        }
+        "quorate.max_staleness" => {
+            (milliseconds(value).is_some(), "A time such as 500ms, 2s or 1min.")
+        }
+        "quorate.token" => (
+            value.is_empty() || Token::from_text(value, &worker.view().cluster).is_some(),
+            "A token is what SHOW quorate.token gave on this cluster.",
+        ),
+        "quorate.sticky_key" => return None,
+        _ => (false, "There are consistency, read_from, max_staleness, token and sticky_key."),
+    };
+    if good || value.eq_ignore_ascii_case("default") {
+        return None;
+    }
+    let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
+    Some(Report::error("22023", message).hint(hint))
+}
+
+/// The first statement that the client sent.
+pub(crate) fn first_verb(client: &Client) -> Option<Verb> {
+    let (_, script) = first_text(client)?;
+    (script.statements == 1).then_some(script.first)
+}
+
+/// The first text that the client sent, or the text of the first statement it runs.
+pub(crate) fn first_text(client: &Client) -> Option<(Vec<u8>, Script)> {
+    let stash = &client.end.stash;
+    let header = stash.first_chunk::<HEADER>()?;
+    let body = stash.get(HEADER..HEADER + body_len(header).ok()?)?;
+    let text = match header[0] {
+        b'Q' => body,
+        b'P' => {
+            let at = body.iter().position(|b| *b == 0)? + 1;
+            &body[at..]
+        }
+        b'B' => {
+            let name = body.split(|b| *b == 0).nth(1)?;
+            let known = match name {
+                b"" => client.unnamed.as_ref(),
+                name => client.statements.get(name),
+            };
+            let known = known?;
+            return Some((known.text.to_vec(), known.script.clone()));
+        }
+        _ => return None,
+    };
+    let text = text.split(|b| *b == 0).next()?;
+    let script = group::classify(client, text, true);
+    Some((text.to_vec(), script))
+}

@@ -129,8 +129,6 @@ pub(crate) struct Block {
     pub(crate) discarded: bool,
     /// DEALLOCATE ALL.
     pub(crate) deallocated: bool,
-    /// Statements on the server that are to be closed.
-    pub(crate) stray: Vec<Box<[u8]>>,
     /// Everything acknowledged is at or before this, by the word of a far server's node.
     pub(crate) position: Option<Token>,
     /// The client was told of an error.

@@ -29,6 +29,8 @@ pub(crate) const POSITION: u8 = 1;
 #[derive(Debug)]
 pub(crate) struct Expect {
     kind: Kind,
+    /// What the client gets in place of the error that this request is sure to bring.
+    instead: Option<Bytes>,
     /// The gateway's own: its answer does not reach the client.
     ours: bool,
     undo: Undo,
@@ -53,19 +55,28 @@ pub(crate) enum Kind {
     Sync,
 }
 
+/// For whom a statement is prepared.
+#[derive(Debug)]
+pub(crate) enum Whose {
+    /// For the gateway, which knows that the client has it.
+    Ours,
+    /// For the client, without a name.
+    Unnamed,
+    /// For the client, by this name.
+    Named(Box<[u8]>),
+}
+
 /// What is to be put right when a request turns out not to have been carried out.
 #[derive(Debug)]
 pub(crate) enum Undo {
     Nothing,
-    /// The server does not have this statement, and the client not by this name.
+    /// The server does not have this statement, and the client does not.
     Parse {
         statement: Rc<Statement>,
-        name: Option<Box<[u8]>>,
+        whose: Whose,
     },
-    /// The client does not have a statement by this name; the server has it.
-    Name {
-        name: Box<[u8]>,
-    },
+    /// The client does not have it; the server does.
+    Parsed(Whose),
     /// The client has this name no more only if the Close was carried out.
     Close {
         name: Box<[u8]>,
@@ -121,6 +132,10 @@ pub(crate) struct Exchange {
     /// Requests were sent that no Sync has followed.
     unsynced: bool,
     copying: bool,
+    /// A message that goes in place of the one at hand.
+    instead: Option<Bytes>,
+    /// The backend's process id, and the one that the client knows.
+    pub(crate) pids: (i32, i32),
     pub(crate) status: Status,
     pub(crate) seen: Seen,
 }
@@ -134,6 +149,8 @@ impl Default for Exchange {
             skipping: false,
             unsynced: false,
             copying: false,
+            instead: None,
+            pids: (0, 0),
             status: Status::Idle,
             seen: Seen::default(),
         }
@@ -143,13 +160,24 @@ impl Default for Exchange {
 impl Exchange {
     /// A request is sent.
     pub(crate) fn sent(&mut self, kind: Kind, ours: bool, undo: Undo) {
-        match kind {
+        self.expected(Expect { kind, instead: None, ours, undo });
+    }
+
+    /// A request is sent that is sure to fail; the client gets this error.
+    pub(crate) fn sent_to_fail(&mut self, error: Bytes) {
+        let instead = Some(error);
+        self.expected(Expect { kind: Kind::Describe, instead, ours: false, undo: Undo::Nothing });
+    }
+
+    fn expected(&mut self, expect: Expect) {
+        match expect.kind {
             Kind::Sync if self.copying => return,
             Kind::Sync => {
                 self.skipping = false;
                 self.unsynced = false;
             }
-            Kind::Query => {}
+            // It ends a pipeline that no Sync has ended.
+            Kind::Query => self.unsynced = false,
             Kind::CopyEnd => {
                 self.copying = false;
                 if self.expect.is_empty() {
@@ -158,7 +186,7 @@ impl Exchange {
             }
             _ => self.unsynced = true,
         }
-        self.expect.push_back(Expect { kind, ours, undo });
+        self.expect.push_back(expect);
     }
 
     /// Whether the server ignores what is sent, up to the next Sync.
@@ -252,6 +280,9 @@ impl Exchange {
                 return Ok((at, stop));
             }
             self.passing = self.message(tag, seen, ours)?;
+            if let Some(instead) = self.instead.take() {
+                cuts.own(&instead);
+            }
             let n = (HEADER + len).min(rest.len());
             if self.passing {
                 cuts.pass(at, at + n);
@@ -302,7 +333,7 @@ impl Exchange {
                 self.seen.position = seen.and_then(Token::parse);
                 return Ok(false);
             }
-            b'A' => return Ok(true),
+            b'A' => return Ok(self.notification(seen)),
             b'C' | b'I' | b's' => {
                 self.seen.answered |= !ours;
                 if head == Some(Kind::Execute) {
@@ -316,8 +347,10 @@ impl Exchange {
                         | (b'2', Some(Kind::Bind))
                         | (b'3', Some(Kind::Close))
                         | (b'n' | b'T', Some(Kind::Describe))
-                ) {
-                    self.expect.pop_front();
+                ) && let Some(Expect { undo: Undo::Parse { statement, .. }, .. }) =
+                    self.expect.pop_front()
+                {
+                    statement.proved.set(true);
                 }
             }
             COPY_IN | COPY_BOTH => {
@@ -351,6 +384,7 @@ impl Exchange {
             return Ok(self.note_error(ours, code, body));
         }
         let mut ours = false;
+        let instead = self.expect.front_mut().and_then(|e| e.instead.take());
         loop {
             match self.expect.front() {
                 Some(e) if matches!(e.kind, Kind::Sync | Kind::Query) => {
@@ -366,7 +400,9 @@ impl Exchange {
             let undo = self.expect.pop_front().map(|e| e.undo);
             self.seen.undo.extend(undo.filter(|u| !matches!(u, Undo::Nothing)));
         }
-        Ok(self.note_error(ours, code, body))
+        let passes = self.note_error(ours, code, body);
+        self.instead = instead.filter(|_| passes);
+        Ok(passes && self.instead.is_none())
     }
 
     fn note_error(&mut self, ours: bool, code: [u8; 5], body: Option<&[u8]>) -> bool {
@@ -377,6 +413,24 @@ impl Exchange {
             self.seen.answered = true;
         }
         !ours
+    }
+
+    /// A notification names the backend that sent it: to its own client, by the client's number.
+    fn notification(&mut self, seen: Option<&[u8]>) -> bool {
+        let (backend, client) = self.pids;
+        let Some((pid, rest)) = seen.and_then(|body| body.split_first_chunk::<4>()) else {
+            return true;
+        };
+        if i32::from_be_bytes(*pid) != backend {
+            return true;
+        }
+        let mut message = BytesMut::new();
+        quorate_wire::frame::put(&mut message, b'A', |out| {
+            out.put_i32(client);
+            out.put_slice(rest);
+        });
+        self.instead = Some(message.freeze());
+        false
     }
 
     fn parameter(&mut self, mut body: &[u8]) -> Result<(), Error> {
@@ -419,7 +473,7 @@ fn sqlstate(fields: &Fields<'_>) -> [u8; 5] {
 fn must_see(tag: u8, len: usize, ours: bool) -> bool {
     match tag {
         READY | PARAMETER | POSITION => true,
-        ERROR | NOTICE => len <= limits::REPORT_SEEN,
+        ERROR | NOTICE | b'A' => len <= limits::REPORT_SEEN,
         DATA_ROW => ours,
         _ => false,
     }

@@ -4,12 +4,13 @@
 use std::rc::Rc;
 
 use quorate_wire::Error;
-use quorate_wire::frame::{HEADER, body_len, take_cstr};
+use quorate_wire::backend::Status;
+use quorate_wire::frame::{self, HEADER, body_len, take_cstr};
 use quorate_wire::sql::{self, Access, Script, Verb};
 
 use crate::client::Client;
-use crate::limits;
 use crate::statements::Statements;
+use crate::{aftermath, limits};
 
 /// Messages of a client that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(crate) struct Group {
     pub(crate) only_begins: bool,
     /// It does nothing but close statements and portals.
     pub(crate) only_closes: bool,
+    /// It does nothing but prepare statements that some server has prepared before.
+    pub(crate) only_prepares: bool,
     /// It is made of messages of the extended protocol.
     pub(crate) is_extended: bool,
     /// It shows a setting.
@@ -54,6 +57,7 @@ impl Group {
             begins: false,
             only_begins: false,
             only_closes: false,
+            only_prepares: false,
             is_extended: false,
             shows: false,
             ours: false,
@@ -127,6 +131,7 @@ fn look(
     let mut group = Group::nothing();
     let mut parsed: Vec<&[u8]> = Vec::new();
     let mut closes = true;
+    let mut prepares = true;
     let mut at = 0;
     loop {
         let Some(header) = input[at..].first_chunk::<HEADER>() else {
@@ -154,6 +159,10 @@ fn look(
                 if copies(&statement.script) {
                     group.access = Access::Write;
                 }
+                prepares &= statement.proved.get()
+                    && !name.is_empty()
+                    && !client.statements.contains_key(name)
+                    && !parsed.contains(&name);
                 parsed.push(name);
             }
             b'B' => bind(client, &parsed, body, &mut group)?,
@@ -170,10 +179,12 @@ fn look(
             _ => return Err(Error::Invalid { what: "the kind of a message" }),
         }
         closes &= matches!(tag, b'C' | b'S');
+        prepares &= matches!(tag, b'P' | b'S');
         at = end;
         if matches!(tag, b'Q' | b'F' | b'S' | b'X' | b'H') {
             group.len = at;
             group.only_closes = closes;
+            group.only_prepares = prepares && !parsed.is_empty();
             // After a Flush more may come that belongs to the same transaction, and may write.
             if tag == b'H' {
                 group.access = Access::Write;
@@ -226,5 +237,25 @@ fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Re
         }
         None => group.access = Access::Write,
     }
+    Ok(())
+}
+
+/// Answers a group that only prepares what is known to be right: no server is needed for that.
+pub(crate) fn prepared(
+    client: &mut Client,
+    statements: &mut Statements,
+    group: &Group,
+) -> Result<(), Error> {
+    let mut left = client.end.stash.split_to(group.len);
+    while let Some(message) = frame::take(&mut left, limits::GROUP_MAX)? {
+        if message.tag == b'S' {
+            aftermath::ready(client, Status::Idle);
+            continue;
+        }
+        let (name, statement, _) = parse(client, statements, &message.body)?;
+        client.statements.insert(name.into(), statement);
+        frame::put(&mut client.end.out, b'1', |_| {});
+    }
+    client.end.slim();
     Ok(())
 }

@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use quorate_wire::backend::Status;
 
 use crate::client::Client;
-use crate::exchange::{SpareCuts, Stop, Undo};
+use crate::exchange::{SpareCuts, Stop, Undo, Whose};
 use crate::gate::Verdict;
 use crate::io::Scratch;
 use crate::limits;
@@ -48,6 +48,12 @@ pub(crate) struct Relay<'a> {
     pub(crate) one_at_a_time: bool,
     /// A group's end was passed on.
     pub(crate) asked: bool,
+    /// A group's end was passed on, and is not answered yet.
+    pausing: bool,
+    /// Bytes of the client that were handled.
+    pub(crate) consumed: usize,
+    /// The statement of the group under way may want copy data: nothing may be sent behind it.
+    pub(crate) copies: bool,
     /// What the client sent next waits until everything is answered.
     pub(crate) barrier: bool,
     /// A statement of the guarded group was taken over from what the server had prepared before.
@@ -65,6 +71,7 @@ impl<'a> Relay<'a> {
         guarded: bool,
         one_at_a_time: bool,
     ) -> Self {
+        server.exchange.pids = (server.key.pid, client.handle.id as i32);
         Self {
             client,
             server,
@@ -72,6 +79,9 @@ impl<'a> Relay<'a> {
             guarded,
             one_at_a_time,
             asked: false,
+            pausing: false,
+            consumed: 0,
+            copies: false,
             barrier: false,
             reused: Vec::new(),
             cuts: SpareCuts::take(),
@@ -234,6 +244,7 @@ impl<'a> Relay<'a> {
             seen.ready = false;
             seen.answered = false;
             self.barrier = false;
+            self.pausing = false;
         }
         if !seen.parameters.is_empty() {
             self.server.note_reported();
@@ -252,6 +263,8 @@ impl<'a> Relay<'a> {
         }
         if seen.error.is_some() {
             self.client.block.failed = true;
+            // Whether it is there depends on where in a pipeline the error was.
+            self.server.unnamed = None;
             seen.error = None;
         }
         if !seen.undo.is_empty() {
@@ -265,17 +278,24 @@ impl<'a> Relay<'a> {
         for undo in undo {
             match undo {
                 Undo::Nothing => {}
-                Undo::Parse { statement, name } => {
+                Undo::Parse { statement, whose } => {
                     self.server.prepared.remove(&statement);
-                    if let Some(name) = name {
-                        self.client.statements.remove(&name);
-                    }
+                    self.forget(whose);
                 }
-                Undo::Name { name } => drop(self.client.statements.remove(&name)),
+                Undo::Parsed(whose) => self.forget(whose),
                 Undo::Close { name, statement } => {
                     self.client.statements.insert(name, statement);
                 }
             }
+        }
+    }
+
+    /// The client does not have a statement after all.
+    fn forget(&mut self, whose: Whose) {
+        match whose {
+            Whose::Ours => {}
+            Whose::Unnamed => self.client.unnamed = None,
+            Whose::Named(name) => drop(self.client.statements.remove(&name)),
         }
     }
 
@@ -287,6 +307,9 @@ impl<'a> Relay<'a> {
         let undo = self.server.exchange.abandon();
         self.undo(undo);
         let mut again = std::mem::take(&mut self.client.replay);
+        // What of it was not passed on is still there.
+        let left = again.len().saturating_sub(self.consumed).min(self.client.end.stash.len());
+        self.client.end.stash.advance(left);
         again.extend_from_slice(&self.client.end.stash);
         self.client.end.stash = again;
     }
@@ -339,16 +362,28 @@ impl<'a> Relay<'a> {
         Ok(moved)
     }
 
+    /// A group's end is passed on.
+    pub(crate) fn ends_group(&mut self) {
+        self.asked = true;
+        self.pausing = true;
+    }
+
+    /// Whether a group has to be answered before the next one is looked at.
+    pub(crate) fn pauses(&self) -> bool {
+        (self.one_at_a_time || self.guarded) && self.pausing
+    }
+
     /// Whether the next group waits, because it may belong to another server.
     fn waits_for_end(&self) -> bool {
-        let answered = self.server.exchange.is_quiet();
-        let one = self.one_at_a_time || self.guarded;
-        one && self.asked && self.client.left == 0 && !answered
+        self.pauses() && self.client.left == 0
     }
 
     fn requests(&mut self, input: &[u8]) -> Result<usize, Event> {
         match self.upstream(input) {
-            Ok((used, Up::More)) => Ok(used),
+            Ok((used, Up::More)) => {
+                self.consumed += used;
+                Ok(used)
+            }
             Ok((_, Up::Left)) => Err(Event::ClientLeft),
             Err(error) => Err(Event::ClientBroken(error)),
         }

@@ -13,7 +13,7 @@ use crate::acquire::acquire;
 use crate::aftermath::{self, After};
 use crate::client::{Client, State};
 use crate::gate::Verdict;
-use crate::group::{Group, peek};
+use crate::group::{self, Group, peek};
 use crate::io::Scratch;
 use crate::limits;
 use crate::loss::after_loss;
@@ -205,6 +205,11 @@ async fn once(
         refuse(client, group, &report, Status::Idle);
         return Ok(After::Done);
     }
+    if group.only_prepares {
+        let statements = &mut worker.statements.borrow_mut();
+        let done = group::prepared(client, statements, group);
+        return done.map(|()| After::Done).map_err(|e| End::Told(Box::new(protocol(&e))));
+    }
     client.handle.state.set(State::Waiting);
     let mut server = match acquire(worker, client, group).await {
         Ok(server) => server,
@@ -334,14 +339,14 @@ pub(crate) async fn linked(
                 return Err(End::Told(Box::new(protocol(&error))));
             }
             Event::ServerLost(why) => {
-                if relay.guarded && repeatable {
+                if relay.consumed == 0 || relay.guarded && repeatable {
                     relay.rewind();
                     return Ok(After::Again);
                 }
                 return aftermath::lost(worker, client, server, &why, group).await;
             }
             Event::Cut => {
-                if relay.guarded && repeatable {
+                if relay.consumed == 0 || relay.guarded && repeatable {
                     relay.rewind();
                     return Ok(After::Again);
                 }

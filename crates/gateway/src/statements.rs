@@ -1,6 +1,7 @@
 //! Prepared statements, shared: one text with one list of parameter types is one statement, however
 //! many clients prepared it, and has one name on every server.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
@@ -19,6 +20,8 @@ pub(crate) struct Statement {
     pub(crate) text: Box<[u8]>,
     /// The rest of a Parse message: number and types of parameters.
     pub(crate) types: Box<[u8]>,
+    /// Some server has prepared it.
+    pub(crate) proved: Cell<bool>,
     /// What its text says.
     pub(crate) script: Script,
 }
@@ -66,6 +69,7 @@ impl Statements {
             name: format!("quorate_{:x}", self.made).into_bytes().into(),
             text: text.into(),
             types: types.into(),
+            proved: Cell::new(false),
             script: sql::classify(text, options),
         });
         // On a collision the newer one is shared.

@@ -8,7 +8,6 @@ use quorate_core::Lsn;
 use quorate_core::gateway::{Consistency, PoolMode};
 
 use crate::client::{Block, Client, Pin};
-use crate::exchange::{Kind, Undo};
 use crate::server::{Gone, Part, Server};
 use crate::settings::put_literal;
 use crate::worker::Worker;
@@ -66,9 +65,6 @@ pub(crate) async fn tidy(
         if block.look || suspicious(client, &block) {
             look(client, server).await?;
         }
-    }
-    if !block.stray.is_empty() {
-        close(server, &block.stray).await?;
     }
     if client.account.spec().mode == PoolMode::Session {
         client.pin(Pin::Session);
@@ -178,15 +174,4 @@ async fn look(client: &mut Client, server: &mut Server) -> Result<(), Gone> {
         client.pin(Pin::Setting);
     }
     Ok(())
-}
-
-/// Closes statements by the names that a client gave them.
-async fn close(server: &mut Server, names: &[Box<[u8]>]) -> Result<(), Gone> {
-    for name in names {
-        server.exchange.sent(Kind::Close, true, Undo::Nothing);
-        Server::put_close(&mut server.end.out, name);
-    }
-    server.exchange.sent(Kind::Sync, true, Undo::Nothing);
-    quorate_wire::frame::put(&mut server.end.out, b'S', |_| {});
-    server.settle().await.map(drop)
 }

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 use quorate_wire::Error;
-use quorate_wire::backend::Status;
+use quorate_wire::backend::{Report, Status};
 use quorate_wire::frame::{HEADER, body_len, put, take_cstr};
 use quorate_wire::sql::{Access, Leaves, Name, Script, Verb};
 
 use crate::client::{Ending, Pin};
-use crate::exchange::{Kind, Undo};
+use crate::exchange::{Kind, Undo, Whose};
 use crate::relay::Relay;
 use crate::server::Server;
 use crate::statements::Statement;
@@ -19,6 +19,9 @@ use crate::{group, limits};
 pub(crate) const XID_STATEMENT: &[u8] = b"quorate_xid";
 /// The same as text.
 pub(crate) const XID_QUERY: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned()";
+
+/// The name of a statement that no server has.
+const NO_STATEMENT: &[u8] = b"\x01quorate\0";
 
 /// Why [`Relay::upstream`] stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,11 +97,6 @@ impl Relay<'_> {
         }
     }
 
-    /// Whether a group of its own has to be answered first.
-    fn pauses(&self) -> bool {
-        (self.one_at_a_time || self.guarded) && self.asked && !self.server.exchange.is_quiet()
-    }
-
     /// Whether a message clears what the answers under way still refer to.
     fn must_wait(&self, message: &Message<'_>) -> bool {
         let clears = |script: &Script| {
@@ -121,7 +119,7 @@ impl Relay<'_> {
             b'F' => {
                 self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
                 self.client.block.writes();
-                self.asked = true;
+                self.ends_group();
                 self.pass(message);
             }
             b'P' => self.parse(message)?,
@@ -163,7 +161,7 @@ impl Relay<'_> {
         self.notes(&script, sql);
         self.before_end(&script);
         self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
-        self.asked = true;
+        self.ends_group();
         match self.deallocated(&script, sql) {
             Some(name) => put(&mut self.server.end.out, b'Q', |out| {
                 out.put_slice(b"DEALLOCATE ");
@@ -177,7 +175,7 @@ impl Relay<'_> {
 
     fn sync(&mut self, message: Message<'_>) {
         self.server.exchange.sent(Kind::Sync, false, Undo::Nothing);
-        self.asked = true;
+        self.ends_group();
         self.pass(message);
         self.ask_xid();
     }
@@ -198,9 +196,8 @@ impl Relay<'_> {
         self.client.passing = false;
         if name.is_empty() {
             self.client.unnamed = Some(Rc::clone(&statement));
-            let undo = None;
             if self.shares(&statement) {
-                self.prepare(&statement, undo);
+                self.prepare(&statement, Whose::Unnamed);
             } else {
                 self.prepare_unnamed(&statement, false);
             }
@@ -213,7 +210,7 @@ impl Relay<'_> {
             return Ok(());
         }
         self.client.statements.insert(name.into(), Rc::clone(&statement));
-        self.prepare(&statement, Some(name.into()));
+        self.prepare(&statement, Whose::Named(name.into()));
         Ok(())
     }
 
@@ -227,15 +224,21 @@ impl Relay<'_> {
     }
 
     /// Sees that the server has the statement under its shared name; answers the client's Parse.
-    fn prepare(&mut self, statement: &Rc<Statement>, name: Option<Box<[u8]>>) {
-        if self.server.prepared.touch(statement) {
+    fn prepare(&mut self, statement: &Rc<Statement>, whose: Whose) {
+        let has = self.server.prepared.touch(statement);
+        // In a block that has failed nothing can be prepared, and the server says so.
+        let fails = self.server.exchange.status == Status::Failed && !statement.script.ends;
+        if has && !fails {
             self.reused.push(Rc::clone(statement));
-            let undo = name.map_or(Undo::Nothing, |name| Undo::Name { name });
-            self.server.exchange.sent(Kind::Parsed, false, undo);
+            self.server.exchange.sent(Kind::Parsed, false, Undo::Parsed(whose));
             return;
         }
-        self.server.prepared.insert(statement);
-        let undo = Undo::Parse { statement: Rc::clone(statement), name };
+        let undo = if has {
+            Undo::Parsed(whose)
+        } else {
+            self.server.prepared.insert(statement);
+            Undo::Parse { statement: Rc::clone(statement), whose }
+        };
         self.server.exchange.sent(Kind::Parse, false, undo);
         Server::put_parse(&mut self.server.end.out, &statement.name, statement);
         self.evict();
@@ -243,7 +246,8 @@ impl Relay<'_> {
 
     fn prepare_unnamed(&mut self, statement: &Rc<Statement>, ours: bool) {
         self.server.unnamed = Some(Rc::clone(statement));
-        self.server.exchange.sent(Kind::Parse, ours, Undo::Nothing);
+        let undo = if ours { Undo::Nothing } else { Undo::Parsed(Whose::Unnamed) };
+        self.server.exchange.sent(Kind::Parse, ours, undo);
         Server::put_parse(&mut self.server.end.out, b"", statement);
     }
 
@@ -275,7 +279,7 @@ impl Relay<'_> {
             return Some(Box::from(&b""[..]));
         } else {
             self.server.prepared.insert(&statement);
-            let undo = Undo::Parse { statement: Rc::clone(&statement), name: None };
+            let undo = Undo::Parse { statement: Rc::clone(&statement), whose: Whose::Ours };
             self.server.exchange.sent(Kind::Parse, true, undo);
             Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
             self.evict();
@@ -301,7 +305,12 @@ impl Relay<'_> {
             None => self.client.block.writes(),
         }
         let Some(server_name) = self.on_server(name) else {
-            self.extended(Kind::Bind, message);
+            if self.is_foreign(name) {
+                self.unknown(name);
+                self.client.passing = false;
+            } else {
+                self.extended(Kind::Bind, message);
+            }
             return Ok(());
         };
         self.server.exchange.sent(Kind::Bind, false, Undo::Nothing);
@@ -328,6 +337,10 @@ impl Relay<'_> {
                 });
                 return Ok(());
             }
+            if self.is_foreign(name) {
+                self.unknown(name);
+                return Ok(());
+            }
         }
         self.extended(Kind::Describe, message);
         Ok(())
@@ -343,24 +356,47 @@ impl Relay<'_> {
                 let undo = Undo::Close { name: name.into(), statement };
                 self.server.exchange.sent(Kind::Closed, false, undo);
                 return Ok(());
+            } else if self.is_foreign(name) {
+                self.server.exchange.sent(Kind::Closed, false, Undo::Nothing);
+                return Ok(());
             }
         }
         self.extended(Kind::Close, message);
         Ok(())
     }
 
-    /// A second statement under one name: the server refuses it, as it would have.
+    /// A second statement under one name.
     fn duplicate(&mut self, name: &[u8]) {
-        // Prepared twice by one message each, it is the server that finds the second one wrong.
-        for ours in [true, false] {
-            self.server.exchange.sent(Kind::Parse, ours, Undo::Nothing);
-            put(&mut self.server.end.out, b'P', |out| {
-                out.put_slice(name);
-                out.put_slice(b"\0SELECT\0\0\0");
-            });
-        }
-        // The first one is not to stay, whatever becomes of the second.
-        self.client.block.stray.push(name.into());
+        let name = String::from_utf8_lossy(name);
+        let message = format!("prepared statement \"{name}\" already exists");
+        self.fail(&Report::error("42P05", message));
+    }
+
+    /// A statement that the client does not have.
+    fn unknown(&mut self, name: &[u8]) {
+        let name = String::from_utf8_lossy(name);
+        let message = match &*name {
+            "" => "unnamed prepared statement does not exist".to_owned(),
+            name => format!("prepared statement \"{name}\" does not exist"),
+        };
+        self.fail(&Report::error("26000", message));
+    }
+
+    /// Whether a name is not the client's to use: the server's names are the gateway's own, unless
+    /// the client keeps its server and may have made some there.
+    fn is_foreign(&self, name: &[u8]) -> bool {
+        let made =
+            matches!(self.client.handle.pin.get(), Some(Pin::Prepared | Pin::Long | Pin::Code));
+        !made || name.is_empty() || name.starts_with(b"quorate_")
+    }
+
+    /// Lets the server fail, as it would have failed by itself, and tells the client why.
+    fn fail(&mut self, report: &Report) {
+        self.server.exchange.sent_to_fail(report.encode().freeze());
+        put(&mut self.server.end.out, b'D', |out| {
+            out.put_u8(b'S');
+            out.put_slice(NO_STATEMENT);
+        });
     }
 
     /// What a text does to the session.
@@ -377,6 +413,7 @@ impl Relay<'_> {
                 _ => Ending::Other,
             });
         }
+        self.copies |= matches!(script.first, Verb::Copy(_)) || script.statements > 1;
         let leaves = script.leaves;
         if leaves.is_empty() {
             return;
@@ -461,8 +498,10 @@ impl Relay<'_> {
     /// Asks for the id of a transaction that may have written, behind what the client sent: the answer
     /// is known before its end is asked for.
     fn ask_xid(&mut self) {
+        let copies = std::mem::take(&mut self.copies);
         let block = &self.client.block;
         if block.unasked
+            && !copies
             && block.end.is_none()
             && block.xid.is_none()
             && self.server.exchange.status == Status::InTransaction

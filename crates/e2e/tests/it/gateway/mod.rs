@@ -4,6 +4,8 @@
 //! The tests of this directory share a cluster of a writer and a replica, which lives while any of
 //! them runs. Each has a schema of its own.
 
+mod frames;
+mod isolation;
 mod reads;
 mod rig;
 mod session;

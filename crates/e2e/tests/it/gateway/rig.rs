@@ -1,6 +1,6 @@
 //! The shared cluster, sessions to it, and a replica that is always behind.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use quorate_e2e::wire::{Answer, Mode, Session};
-use quorate_e2e::workload::Login;
 use quorate_e2e::{Cluster, Scenario, limits, local};
 
 static SHARED: Mutex<Weak<Rig>> = Mutex::new(Weak::new());
@@ -63,16 +62,6 @@ impl Rig {
         Session::open(&*self.socket(&self.writer)?, self.cluster.login())
     }
 
-    /// The same as another user.
-    pub(crate) fn direct_as(&self, user: &str) -> Result<Session> {
-        Session::open(&*self.socket(&self.writer)?, &self.login(user))
-    }
-
-    /// A login of this user, who has the same password as everybody here.
-    pub(crate) fn login(&self, user: &str) -> Login {
-        Login { user: user.to_owned(), ..self.cluster.login().clone() }
-    }
-
     /// Directory of a node's private socket.
     pub(crate) fn socket(&self, node: &str) -> Result<PathBuf> {
         Ok(self.cluster.node(node)?.socket_dir())
@@ -82,7 +71,12 @@ impl Rig {
     pub(crate) fn schema(&self, sql: &str) -> Result<String> {
         let name = format!("t{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
         let sql = sql.replace("{s}", &name);
-        let made = format!("CREATE SCHEMA {name}; SET search_path = {name}; {sql}");
+        // What looks from outside, as a user without rights, may look.
+        let made = format!(
+            "CREATE SCHEMA {name}; GRANT USAGE ON SCHEMA {name} TO PUBLIC;
+             ALTER DEFAULT PRIVILEGES IN SCHEMA {name} GRANT SELECT ON TABLES TO PUBLIC;
+             SET search_path = {name}; {sql}"
+        );
         self.direct()?.simple(&made)?.ok().with_context(|| made.clone())?;
         self.replayed()?;
         Ok(name)
@@ -94,10 +88,7 @@ impl Rig {
     }
 
     /// Runs a step in every mode through both gateways, each with a session of its own.
-    pub(crate) fn everywhere(
-        &self,
-        step: impl Fn(&mut Session, Mode) -> Result<()>,
-    ) -> Result<()> {
+    pub(crate) fn everywhere(&self, step: impl Fn(&mut Session, Mode) -> Result<()>) -> Result<()> {
         let mut trouble = Trouble::default();
         for (door, address) in self.doors() {
             for mode in Mode::ALL {
@@ -124,16 +115,17 @@ fn replayed(writer: &std::path::Path, replica: &std::path::Path) -> Result<()> {
 /// Everything that went wrong, so that one run tells all of it.
 #[derive(Default)]
 pub(crate) struct Trouble {
-    all: Vec<String>,
-    tried: BTreeSet<String>,
+    /// By error: where it happened.
+    all: BTreeMap<String, Vec<String>>,
+    tried: usize,
 }
 
 impl Trouble {
     /// Takes note of how something went.
     pub(crate) fn note(&mut self, what: &str, done: Result<()>) {
-        self.tried.insert(what.to_owned());
+        self.tried += 1;
         if let Err(error) = done {
-            self.all.push(format!("{what}: {error:#}"));
+            self.all.entry(format!("{error:#}")).or_default().push(what.to_owned());
         }
     }
 
@@ -142,7 +134,10 @@ impl Trouble {
         if self.all.is_empty() {
             return Ok(());
         }
-        bail!("{} of {} went wrong:\n{}", self.all.len(), self.tried.len(), self.all.join("\n"))
+        let all =
+            self.all.iter().map(|(error, where_)| format!("{}:\n    {error}", where_.join(", ")));
+        let failed: usize = self.all.values().map(Vec::len).sum();
+        bail!("{failed} of {} went wrong\n{}", self.tried, all.collect::<Vec<_>>().join("\n"))
     }
 }
 

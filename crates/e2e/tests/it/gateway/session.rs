@@ -26,7 +26,8 @@ impl Others {
     /// All of them hold a transaction open at once, and look whether they see what is not theirs.
     fn stir(&mut self) -> Result<()> {
         for session in &mut self.0 {
-            session.simple("BEGIN; UPDATE pg_catalog.pg_class SET relname = relname WHERE false")?;
+            session
+                .simple("BEGIN; UPDATE pg_catalog.pg_class SET relname = relname WHERE false")?;
         }
         for session in &mut self.0 {
             let clean = "SELECT current_setting('search_path'), current_setting('role'),
@@ -53,15 +54,26 @@ impl Others {
 const SETTINGS: &[(&str, Script)] = &[
     ("set", &["SET work_mem = '7MB'", "SHOW work_mem", "RESET work_mem", "SHOW work_mem"]),
     ("search_path", &["SET search_path TO pg_catalog, public", "SHOW search_path"]),
-    ("custom", &["SET app.name = 'it''s \\ me'", "SHOW app.name", "RESET app.name", "SHOW app.name"]),
-    ("read only", &["SET default_transaction_read_only = on", "CREATE TABLE x ()", "SHOW work_mem"]),
+    (
+        "custom",
+        &["SET app.name = 'it''s \\ me'", "SHOW app.name", "RESET app.name", "SHOW app.name"],
+    ),
+    (
+        "read only",
+        &["SET default_transaction_read_only = on", "CREATE TABLE x ()", "SHOW work_mem"],
+    ),
     ("local", &["BEGIN", "SET LOCAL work_mem = '9MB'", "SHOW work_mem", "COMMIT", "SHOW work_mem"]),
     ("rollback", &["BEGIN", "SET work_mem = '9MB'", "ROLLBACK", "SHOW work_mem"]),
     (
         "savepoint",
         &[
-            "BEGIN", "SET work_mem = '9MB'", "SAVEPOINT a", "SET work_mem = '10MB'",
-            "ROLLBACK TO a", "COMMIT", "SHOW work_mem",
+            "BEGIN",
+            "SET work_mem = '9MB'",
+            "SAVEPOINT a",
+            "SET work_mem = '10MB'",
+            "ROLLBACK TO a",
+            "COMMIT",
+            "SHOW work_mem",
         ],
     ),
     ("set_config", &["SELECT set_config('work_mem', '8MB', false)", "SHOW work_mem"]),
@@ -73,15 +85,20 @@ const SETTINGS: &[(&str, Script)] = &[
             "SHOW work_mem",
         ],
     ),
-    ("update", &["UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'", "SHOW work_mem"]),
+    (
+        "update",
+        &["UPDATE pg_settings SET setting = '9MB' WHERE name = 'work_mem'", "SHOW work_mem"],
+    ),
     ("do", &["DO $$BEGIN PERFORM set_config('work_mem', '12MB', false); END$$", "SHOW work_mem"]),
     ("execute set", &["DO $$BEGIN EXECUTE 'SET work_mem = ''12MB'''; END$$", "SHOW work_mem"]),
     ("role", &["SET ROLE pg_monitor", "SELECT current_user", "RESET ROLE", "SELECT current_user"]),
     (
         "authorization",
         &[
-            "SET SESSION AUTHORIZATION pg_monitor", "SELECT session_user",
-            "RESET SESSION AUTHORIZATION", "SELECT session_user",
+            "SET SESSION AUTHORIZATION pg_monitor",
+            "SELECT session_user",
+            "RESET SESSION AUTHORIZATION",
+            "SELECT session_user",
         ],
     ),
     ("time zone", &["SET TIME ZONE 'Asia/Tokyo'", "SHOW TimeZone", "SET TIME ZONE LOCAL"]),
@@ -91,7 +108,10 @@ const SETTINGS: &[(&str, Script)] = &[
         "characteristics",
         &[
             "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-            "SHOW default_transaction_isolation", "BEGIN", "SHOW transaction_isolation", "COMMIT",
+            "SHOW default_transaction_isolation",
+            "BEGIN",
+            "SHOW transaction_isolation",
+            "COMMIT",
         ],
     ),
     ("two", &["SET work_mem = '5MB'; SET app.name = 'two'", "SHOW work_mem", "SHOW app.name"]),
@@ -99,7 +119,10 @@ const SETTINGS: &[(&str, Script)] = &[
     (
         "discard",
         &[
-            "SET work_mem = '5MB'", "PREPARE p AS SELECT 1", "DISCARD ALL", "SHOW work_mem",
+            "SET work_mem = '5MB'",
+            "PREPARE p AS SELECT 1",
+            "DISCARD ALL",
+            "SHOW work_mem",
             "EXECUTE p",
         ],
     ),
@@ -128,32 +151,43 @@ const OBJECTS: &[(&str, Script)] = &[
     (
         "on commit drop",
         &[
-            "BEGIN", "CREATE TEMP TABLE mine (x int) ON COMMIT DROP", "SELECT * FROM mine",
-            "COMMIT", "SELECT * FROM mine",
+            "BEGIN",
+            "CREATE TEMP TABLE mine (x int) ON COMMIT DROP",
+            "SELECT * FROM mine",
+            "COMMIT",
+            "SELECT * FROM mine",
         ],
     ),
     (
         "lock",
         &[
-            "SELECT pg_advisory_lock(5)", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
-             AND pid = pg_backend_pid()", "SELECT pg_advisory_unlock(5)",
+            "SELECT pg_advisory_lock(5)",
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+             AND pid = pg_backend_pid()",
+            "SELECT pg_advisory_unlock(5)",
             "SELECT pg_advisory_unlock(5)",
         ],
     ),
     (
         "prepare",
-        &[
-            "PREPARE p (int) AS SELECT $1 + 1", "EXECUTE p (1)", "DEALLOCATE p", "EXECUTE p (1)",
-        ],
+        &["PREPARE p (int) AS SELECT $1 + 1", "EXECUTE p (1)", "DEALLOCATE p", "EXECUTE p (1)"],
     ),
     ("deallocate all", &["PREPARE p AS SELECT 1", "DEALLOCATE ALL", "EXECUTE p"]),
-    ("prepare in a failure", &["BEGIN", "PREPARE p AS SELECT 7", "SELECT 1/0", "ROLLBACK", "EXECUTE p"]),
+    (
+        "prepare in a failure",
+        &["BEGIN", "PREPARE p AS SELECT 7", "SELECT 1/0", "ROLLBACK", "EXECUTE p"],
+    ),
     ("prepare twice", &["PREPARE p AS SELECT 1", "PREPARE p AS SELECT 2", "EXECUTE p"]),
     (
         "hold",
         &[
-            "BEGIN", "DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", "COMMIT",
-            "FETCH c", "FETCH c", "CLOSE c", "FETCH c",
+            "BEGIN",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 3)",
+            "COMMIT",
+            "FETCH c",
+            "FETCH c",
+            "CLOSE c",
+            "FETCH c",
         ],
     ),
     (
@@ -163,12 +197,22 @@ const OBJECTS: &[(&str, Script)] = &[
     (
         "cursor",
         &[
-            "BEGIN", "DECLARE c CURSOR FOR SELECT generate_series(1, 3)", "FETCH c", "COMMIT",
+            "BEGIN",
+            "DECLARE c CURSOR FOR SELECT generate_series(1, 3)",
+            "FETCH c",
+            "COMMIT",
             "FETCH c",
         ],
     ),
-    ("listening", &["LISTEN a", "SELECT pg_listening_channels()", "UNLISTEN *",
-        "SELECT pg_listening_channels()"]),
+    (
+        "listening",
+        &[
+            "LISTEN a",
+            "SELECT pg_listening_channels()",
+            "UNLISTEN *",
+            "SELECT pg_listening_channels()",
+        ],
+    ),
     ("lastval", &["CREATE TEMP SEQUENCE mine", "SELECT nextval('mine')", "SELECT lastval()"]),
     ("random", &["SELECT setseed(0.5)", "SELECT random()"]),
 ];
@@ -393,7 +437,8 @@ fn copy_goes_both_ways_and_forgives_a_bad_row() -> Result<()> {
 fn a_large_value_goes_in_and_out() -> Result<()> {
     const BYTES: usize = 100 << 20;
     let rig = Rig::shared()?;
-    let schema = rig.schema("CREATE TABLE t (v text STORAGE EXTERNAL);")?;
+    let schema =
+        rig.schema("CREATE TABLE t (v text); ALTER TABLE t ALTER v SET STORAGE EXTERNAL;")?;
     let value = "x".repeat(BYTES);
     for (_, address) in rig.doors() {
         let mut session = Session::open(address, rig.cluster.login())?;
@@ -423,9 +468,9 @@ fn cancel_reaches_the_right_server() -> Result<()> {
             let sockets = [rig.socket(&rig.writer)?, rig.socket(&rig.replica)?];
             let waiting = std::thread::spawn(move || -> Result<()> {
                 let runs = || {
-                    sockets.iter().any(|s| {
-                        quorate_e2e::local::one(s, active).is_ok_and(|count| count != "0")
-                    })
+                    sockets
+                        .iter()
+                        .any(|s| quorate_e2e::local::one(s, active).is_ok_and(|count| count != "0"))
                 };
                 while !runs() && begun.elapsed() < Duration::from_secs(10) {
                     std::thread::sleep(quorate_e2e::limits::POLL);

@@ -133,6 +133,10 @@ const SEQUENCES: &[(&str, &[&str])] = &[
         &["P |begin / B / E / S / P |select 1/0 / B / E / S / P |commit / B / E / S #3"],
     ),
     ("a query before the Sync", &["P |select 1 / B / E / Q select 2 / S #2", "Q select 3 #1"]),
+    (
+        "a read-only block by Execute",
+        &["P |begin read only / B / E / S #1", "P |select 1 / B / E / S #1", "Q commit #1"],
+    ),
     ("Syncs alone", &["S / S #2"]),
     ("a Sync in a failed block", &["Q begin / Q select 1/0 / S #3", "Q rollback #1"]),
     ("too few values", &["P |select $1::int / B / E / S #1", "Q select 1 #1"]),

@@ -26,6 +26,7 @@ pub mod process;
 pub mod random;
 pub mod scenario;
 pub mod status;
+pub mod wire;
 pub mod workload;
 
 mod runtime;

@@ -44,3 +44,5 @@ pub const CROWD_MAX: usize = 300;
 pub const CROWD_TRIES: usize = 20;
 /// Identifiers that a failed check names.
 pub const NAMED_MAX: usize = 10;
+/// How long a session waits for the next bytes of an answer.
+pub const ANSWER: Duration = Duration::from_secs(20);

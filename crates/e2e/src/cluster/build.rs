@@ -87,7 +87,7 @@ impl Builder {
                 password: PASSWORD.to_owned(),
                 database: "postgres".to_owned(),
             },
-            workloads: std::cell::Cell::new(0),
+            workloads: std::sync::atomic::AtomicI64::new(0),
         };
         lay_cables(&mut cluster)?;
         self.found(&mut cluster)?;

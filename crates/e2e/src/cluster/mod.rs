@@ -34,7 +34,7 @@ pub struct Cluster {
     /// Hosts that are gone: mending the network does not bring their cables back.
     gone: BTreeSet<String>,
     login: Login,
-    workloads: std::cell::Cell<i64>,
+    workloads: std::sync::atomic::AtomicI64,
 }
 
 /// One node, as the harness started it.
@@ -107,8 +107,7 @@ impl Cluster {
 
     /// Starts a workload through these gateways (all when empty), with ids of its own.
     pub fn workload(&self, options: Options, gateways: &[&str]) -> Workload {
-        let number = self.workloads.get() + 1;
-        self.workloads.set(number);
+        let number = self.workloads.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         let first = number * 1_000_000_000;
         Workload::start(options, self.login.clone(), self.gateways(gateways), first)
     }

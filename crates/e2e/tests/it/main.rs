@@ -3,6 +3,7 @@
 
 mod common;
 mod crashes;
+mod gateway;
 mod hangs;
 mod joining;
 mod leaving;

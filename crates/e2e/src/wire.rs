@@ -375,7 +375,7 @@ impl Session {
             'D' => answer.0.push(Said::Row(row(body)?)),
             'C' => answer.0.push(Said::Done(word(body))),
             'E' => {
-                let (code, message) = (field(body, b'C'), field(body, b'M'));
+                let (code, message) = (field(body, b'C'), plain(&field(body, b'M')));
                 answer.0.push(Said::Failed { code, message });
             }
             'N' => answer.0.push(Said::Notice(field(body, b'M'))),
@@ -595,4 +595,13 @@ mod tests {
         let all = [&read("before")[..], &own, &read("after")].concat();
         assert_eq!(between(Answer(all)), Answer(own.to_vec()));
     }
+}
+
+/// A message without the name that a gateway gives a statement which the client left unnamed.
+fn plain(message: &str) -> String {
+    const OURS: &str = "\"quorate_";
+    let Some(at) = message.find(OURS) else { return message.to_owned() };
+    let rest = &message[at + OURS.len()..];
+    let name = rest.find('"').unwrap_or(rest.len());
+    format!("{}\"{}", &message[..at], &rest[name..])
 }

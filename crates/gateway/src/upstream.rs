@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 use quorate_wire::Error;
 use quorate_wire::backend::{Report, Status};
 use quorate_wire::frame::{HEADER, body_len, put, take_cstr};
-use quorate_wire::sql::{Access, Leaves, Name, Script, Verb};
+use quorate_wire::sql::{Access, Leaves, Name, Options, Script, Verb};
 
 use crate::client::{Ending, Pin};
 use crate::exchange::{Kind, Undo, Whose};
@@ -162,7 +162,7 @@ impl Relay<'_> {
         self.before_end(&script);
         self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
         self.ends_group();
-        match self.deallocated(&script, sql) {
+        match self.deallocated(&script, sql, true) {
             Some(name) => put(&mut self.server.end.out, b'Q', |out| {
                 out.put_slice(b"DEALLOCATE ");
                 out.put_slice(&name);
@@ -191,9 +191,12 @@ impl Relay<'_> {
             return Ok(());
         }
         let worker = Rc::clone(self.worker);
-        let (name, statement, _) =
+        let (name, mut statement, _) =
             group::parse(self.client, &mut worker.statements.borrow_mut(), message.body)?;
         self.client.passing = false;
+        if let Some(instead) = self.deallocates(&statement) {
+            statement = instead;
+        }
         if name.is_empty() {
             self.client.unnamed = Some(Rc::clone(&statement));
             if self.shares(&statement) {
@@ -224,21 +227,31 @@ impl Relay<'_> {
     }
 
     /// Sees that the server has the statement under its shared name; answers the client's Parse.
+    ///
+    /// One that the server has already may be out of date, and fail where a new one would not, or
+    /// otherwise: it is used where a failure can be repaired, and in a block, where all is as it was.
     fn prepare(&mut self, statement: &Rc<Statement>, whose: Whose) {
         let has = self.server.prepared.touch(statement);
-        // In a block that has failed nothing can be prepared, and the server says so.
-        let fails = self.server.exchange.status == Status::Failed && !statement.script.ends;
-        if has && !fails {
+        let status = self.server.exchange.status;
+        let plain = matches!(statement.script.first, Verb::Select | Verb::With | Verb::Change);
+        if has && plain && (self.guarded || status == Status::InTransaction) {
             self.reused.push(Rc::clone(statement));
             self.server.exchange.sent(Kind::Parsed, false, Undo::Parsed(whose));
             return;
         }
-        let undo = if has {
-            Undo::Parsed(whose)
-        } else {
-            self.server.prepared.insert(statement);
-            Undo::Parse { statement: Rc::clone(statement), whose }
-        };
+        if has && status == Status::Failed {
+            // Nothing can be prepared there, and the server says so; what it has it keeps.
+            self.server.unnamed = None;
+            self.server.exchange.sent(Kind::Parse, false, Undo::Parsed(whose));
+            Server::put_parse(&mut self.server.end.out, b"", statement);
+            return;
+        }
+        if has {
+            self.server.exchange.sent(Kind::Close, true, Undo::Nothing);
+            Server::put_close(&mut self.server.end.out, &statement.name);
+        }
+        self.server.prepared.insert(statement);
+        let undo = Undo::Parse { statement: Rc::clone(statement), whose };
         self.server.exchange.sent(Kind::Parse, false, undo);
         Server::put_parse(&mut self.server.end.out, &statement.name, statement);
         self.evict();
@@ -415,7 +428,7 @@ impl Relay<'_> {
         }
         self.copies |= matches!(script.first, Verb::Copy(_)) || script.statements > 1;
         let leaves = script.leaves;
-        if leaves.is_empty() {
+        if leaves.is_empty() && script.first != Verb::Deallocate(None) {
             return;
         }
         for (leaves_it, pin) in [
@@ -439,6 +452,10 @@ impl Relay<'_> {
         }
         if leaves.has(Leaves::SETTING) {
             self.notes_setting(script, sql);
+        }
+        if script.first == Verb::Deallocate(None) {
+            self.client.block.deallocated = true;
+            self.barrier = true;
         }
         if leaves.has(Leaves::CLEARS_ALL) {
             self.client.block.discarded = true;
@@ -470,24 +487,30 @@ impl Relay<'_> {
         }
     }
 
+    /// The same statement with the server's name, when it is DEALLOCATE of one of the client's.
+    fn deallocates(&mut self, statement: &Rc<Statement>) -> Option<Rc<Statement>> {
+        let name = self.deallocated(&statement.script, &statement.text, false)?;
+        let text = [b"DEALLOCATE ", &name[..]].concat();
+        let functions = self.client.account.functions();
+        let options = Options { standard_strings: true, functions: &*functions, whole: true };
+        Some(self.worker.statements.borrow_mut().intern(&text, &statement.types, &options))
+    }
+
     /// For DEALLOCATE of a statement that was prepared by protocol: its name on the server, quoted.
-    fn deallocated(&mut self, script: &Script, sql: &[u8]) -> Option<Vec<u8>> {
+    fn deallocated(&mut self, script: &Script, sql: &[u8], alone: bool) -> Option<Vec<u8>> {
         let Verb::Deallocate(what) = &script.first else { return None };
         if script.statements != 1 {
             return None;
         }
-        let Some(name) = what else {
-            self.client.block.deallocated = true;
-            self.barrier = true;
-            return None;
-        };
+        let name = what.as_ref()?;
         let statement = self.client.statements.remove(&name.fold(sql)[..])?;
         if !self.server.prepared.touch(&statement) {
-            let undo = Undo::Nothing;
-            self.server.exchange.sent(Kind::Parse, true, undo);
-            self.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
+            self.server.exchange.sent(Kind::Parse, true, Undo::Nothing);
             Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
-            put(&mut self.server.end.out, b'S', |_| {});
+            if alone {
+                self.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
+                put(&mut self.server.end.out, b'S', |_| {});
+            }
         }
         self.server.prepared.remove(&statement);
         let mut quoted = BytesMut::new();

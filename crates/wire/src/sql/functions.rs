@@ -177,6 +177,8 @@ pub(super) enum Builtin {
     Writer,
     Advisory,
     SetConfig,
+    /// It leaves the state of the random numbers.
+    Seed,
     /// None of the above: ask the database's own catalog.
     Other,
 }
@@ -193,6 +195,7 @@ fn names() -> &'static HashMap<&'static [u8], Builtin> {
         put(&mut ADVISORY.into_iter(), Builtin::Advisory);
         put(&mut GRAMMAR.into_iter().chain(GRAMMAR_TOO), Builtin::Grammar);
         names.insert(b"set_config", Builtin::SetConfig);
+        names.insert(b"setseed", Builtin::Seed);
         names
     })
 }

@@ -253,6 +253,7 @@ impl<'a> Scan<'a> {
             | (Builtin::Other, Knowledge::Stable) => {}
             (Builtin::Advisory, _) => self.runs(Leaves::ADVISORY),
             (Builtin::SetConfig, _) => self.sets(),
+            (Builtin::Seed, _) => self.runs(Leaves::UNKNOWN_SETTING),
             (Builtin::Other, Knowledge::Unknown) if self.names_columns() => {}
             (Builtin::Other, Knowledge::Unknown) => self.runs(Leaves::UNKNOWN),
             (Builtin::Writer, _) | (_, Knowledge::Volatile) => self.runs(Leaves::default()),

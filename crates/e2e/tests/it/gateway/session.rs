@@ -161,11 +161,12 @@ const OBJECTS: &[(&str, Script)] = &[
     (
         "lock",
         &[
-            "SELECT pg_advisory_lock(5)",
+            // Not the same lock as the session it is compared with.
+            "SELECT pg_advisory_lock(pg_backend_pid())",
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
              AND pid = pg_backend_pid()",
-            "SELECT pg_advisory_unlock(5)",
-            "SELECT pg_advisory_unlock(5)",
+            "SELECT pg_advisory_unlock(pg_backend_pid())",
+            "SELECT pg_advisory_unlock(pg_backend_pid())",
         ],
     ),
     (

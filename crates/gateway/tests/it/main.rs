@@ -1,10 +1,9 @@
-//! The front door with a real PostgreSQL server behind it.
+//! The gateway with a real PostgreSQL server behind it.
 
 #![allow(clippy::unwrap_used)] // all of it is a test
 
-mod cut;
 mod door;
-mod logins;
+mod raw;
 mod relayed;
 
 #[path = "../../../replication/tests/it/server.rs"]

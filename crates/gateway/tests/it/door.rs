@@ -169,6 +169,8 @@ pub(crate) struct Door {
     pub(crate) database: String,
     pub(crate) mode: Mode,
     pub(crate) gate: Arc<Gate>,
+    /// Of the standby.
+    pub(crate) reads: Arc<Gate>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) address: SocketAddr,
 }
@@ -262,11 +264,11 @@ impl Door {
         let sessions =
             |town| Arc::new(Sessions::new(Arc::new(town), 1_000, Arc::new(|_| {})));
         let writer = Some(local(server.socket(), Arc::clone(&gate), Arc::new(Gate::new())));
+        let reads = Arc::new(Gate::new());
+        reads.open(Term(1));
+        reads.renew(Term(1), FOREVER);
         let replica = standby.as_ref().map(|standby| {
-            let reads = Arc::new(Gate::new());
-            reads.open(Term(1));
-            reads.renew(Term(1), FOREVER);
-            local(standby.socket(), Arc::new(Gate::new()), reads)
+            local(standby.socket(), Arc::new(Gate::new()), Arc::clone(&reads))
         });
         let (here, there) = match mode {
             Mode::Local => (writer, replica),
@@ -280,7 +282,7 @@ impl Door {
         *cluster.view.lock().unwrap() = Arc::new(door_view);
         set_writer(&cluster, mode, TERM);
         let gateway = Gateway::start(world, Arc::new(TlsSource::new(tls)), vec![listener])?;
-        Ok(Door { gateway, server, standby, database, mode, gate, cluster, address })
+        Ok(Door { gateway, server, standby, database, mode, gate, reads, cluster, address })
     }
 
     /// Changes what the gateway knows.
@@ -307,6 +309,11 @@ impl Door {
         self.gate.open(term);
         self.gate.renew(term, FOREVER);
         set_writer(&self.cluster, self.mode, term);
+    }
+
+    /// The newest term that the gateway knows.
+    pub(crate) fn cluster_term(&self) -> Term {
+        self.cluster.view.lock().unwrap().term
     }
 
     /// Every commit acknowledged is at or before this.

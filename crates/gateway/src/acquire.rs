@@ -17,7 +17,6 @@ use crate::pool::Had;
 use crate::route::{self, Because, Way};
 use crate::server::{Fence, Gone, Part, Server};
 use crate::settings::Settings;
-use crate::upstream::{XID_QUERY, XID_STATEMENT};
 use crate::worker::Worker;
 use crate::world::{Token, View, Writer};
 use crate::{functions, limits};
@@ -282,8 +281,7 @@ async fn opened(
     match part {
         Part::Writer(_) => {
             account.set_reported(&server.reported);
-            let sql = format!("PREPARE {} AS {XID_QUERY}", String::from_utf8_lossy(XID_STATEMENT));
-            server.asks_xid = server.ask(sql.as_bytes()).await?.error.is_none();
+            server.prepare_xid().await?;
         }
         Part::Replica => {
             let sql = "SELECT (1000000 * extract(epoch FROM \
@@ -308,8 +306,9 @@ pub(crate) async fn learn_functions(
     }
     account.functions_read.set(now);
     let answer = server.ask(functions::QUERY.as_bytes()).await?;
-    match answer.failed() {
-        None => account.set_functions(functions::Catalog::read(&answer)),
+    let hidden = server.ask(functions::HIDDEN.as_bytes()).await?;
+    match answer.failed().or(hidden.failed()) {
+        None => account.set_functions(functions::Catalog::read(&answer, &hidden)),
         Some(why) => tracing::warn!(
             database = %account.database,
             "cannot read the functions of a database; statements that call them go to the writer: \

@@ -224,6 +224,10 @@ fn did(client: &mut Client, owed: &[Kind], tag: &[u8], status: Status) {
             Kind::Bind => put(out, b'2', |_| {}),
             Kind::Close | Kind::Closed => put(out, b'3', |_| {}),
             Kind::Describe => put(out, b'n', |_| {}),
+            Kind::DescribeStatement => {
+                put(out, b't', |out| out.extend_from_slice(&[0, 0]));
+                put(out, b'n', |_| {});
+            }
             Kind::Execute => put(out, b'C', |out| out.extend_from_slice(tag)),
             Kind::Query => {
                 put(out, b'C', |out| out.extend_from_slice(tag));

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Parsed,
     Bind,
     Describe,
+    /// Describe of a statement, not of a portal.
+    DescribeStatement,
     Execute,
     Close,
     /// A Close that was not sent, because others use the statement.
@@ -221,6 +223,10 @@ impl Exchange {
 
     /// Answers that the server was not asked for and whose turn has come.
     pub(crate) fn virtual_answers(&mut self, cuts: &mut Cuts) {
+        // Not inside of another message.
+        if self.left > 0 {
+            return;
+        }
         while let Some(head) = self.expect.front() {
             match head.kind {
                 Kind::Parsed => cuts.own(b"1\0\0\0\x04"),
@@ -346,7 +352,7 @@ impl Exchange {
                     (b'1', Some(Kind::Parse))
                         | (b'2', Some(Kind::Bind))
                         | (b'3', Some(Kind::Close))
-                        | (b'n' | b'T', Some(Kind::Describe))
+                        | (b'n' | b'T', Some(Kind::Describe | Kind::DescribeStatement))
                 ) && let Some(Expect { undo: Undo::Parse { statement, .. }, .. }) =
                     self.expect.pop_front()
                 {
@@ -565,5 +571,230 @@ impl std::ops::Deref for SpareCuts {
 impl std::ops::DerefMut for SpareCuts {
     fn deref_mut(&mut self) -> &mut Cuts {
         &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use quorate_wire::frame::put;
+
+    /// A request of a group, with the rows of its answer.
+    #[derive(Debug, Clone, Copy)]
+    struct Request {
+        kind: Kind,
+        ours: bool,
+        rows: usize,
+    }
+
+    /// Requests up to a Sync, and which of them fails.
+    #[derive(Debug, Clone)]
+    struct Group {
+        requests: Vec<Request>,
+        fails: Option<usize>,
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        const KINDS: &[Kind] = &[
+            Kind::Parse,
+            Kind::Parsed,
+            Kind::Bind,
+            Kind::Describe,
+            Kind::Execute,
+            Kind::Close,
+            Kind::Closed,
+        ];
+        (proptest::sample::select(KINDS), any::<bool>(), 0..4usize).prop_map(
+            |(kind, ours, rows)| {
+                // What is not sent is never the gateway's own.
+                let ours = ours && !matches!(kind, Kind::Parsed | Kind::Closed);
+                Request { kind, ours, rows }
+            },
+        )
+    }
+
+    fn group() -> impl Strategy<Value = Group> {
+        let requests = proptest::collection::vec(request(), 0..6);
+        (requests, proptest::option::of(0..6usize)).prop_map(|(requests, fails)| {
+            // Only the server fails, in what it is sent.
+            let sent = |r: &&Request| !matches!(r.kind, Kind::Parsed | Kind::Closed);
+            let fails = fails.filter(|at| requests.get(*at).is_some_and(|r| sent(&r)));
+            Group { requests, fails }
+        })
+    }
+
+    fn message(out: &mut BytesMut, tag: u8, body: &[u8]) {
+        put(out, tag, |out| out.put_slice(body));
+    }
+
+    const FAILED: &[u8] = b"SERROR\0VERROR\0C22012\0Mdivision by zero\0\0";
+
+    /// What the server says to a request it carries out.
+    fn answer(out: &mut BytesMut, request: Request) {
+        match request.kind {
+            Kind::Parse => message(out, b'1', b""),
+            Kind::Bind => message(out, b'2', b""),
+            Kind::Describe => message(out, b'n', b""),
+            Kind::Close => message(out, b'3', b""),
+            Kind::Execute => {
+                for i in 0..request.rows {
+                    message(out, DATA_ROW, &vec![i as u8; 10 * i + 2]);
+                }
+                message(out, NOTICE, b"SNOTICE\0VNOTICE\0C00000\0Mby the way\0\0");
+                message(out, b'C', b"SELECT 1\0");
+            }
+            Kind::Parsed | Kind::Closed => {}
+            Kind::Query | Kind::CopyEnd | Kind::Sync => unreachable!(),
+        }
+    }
+
+    /// Everything sent, what the server says, what the client is to get, and what is to be undone.
+    struct Story {
+        exchange: Exchange,
+        server: BytesMut,
+        client: BytesMut,
+        undo: Vec<Vec<u8>>,
+    }
+
+    fn story(groups: &[Group]) -> Story {
+        let mut exchange = Exchange::default();
+        let (mut server, mut client) = (BytesMut::new(), BytesMut::new());
+        let mut undo = Vec::new();
+        for (g, group) in groups.iter().enumerate() {
+            for (i, request) in group.requests.iter().enumerate() {
+                let name = vec![g as u8 + 1, i as u8 + 1];
+                let noted = Undo::Name { name: name.clone().into() };
+                exchange.sent(request.kind, request.ours, noted);
+                match group.fails {
+                    Some(at) if i >= at => undo.push(name),
+                    _ => {
+                        answer(&mut server, *request);
+                        match request.kind {
+                            Kind::Parsed => message(&mut client, b'1', b""),
+                            Kind::Closed => message(&mut client, b'3', b""),
+                            _ if request.ours => {}
+                            _ => answer(&mut client, *request),
+                        }
+                    }
+                }
+            }
+            if group.fails.is_some() {
+                message(&mut server, ERROR, FAILED);
+                message(&mut client, ERROR, FAILED);
+            }
+            exchange.sent(Kind::Sync, false, Undo::Nothing);
+            message(&mut server, READY, b"I");
+            message(&mut client, READY, b"I");
+        }
+        Story { exchange, server, client, undo }
+    }
+
+    /// Gives the server's bytes in pieces of these sizes: what the client gets.
+    fn taken(exchange: &mut Exchange, server: &[u8], sizes: &[usize]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut cuts = Cuts::default();
+        let mut room = BytesMut::new();
+        let mut stash = Vec::new();
+        let mut sizes = sizes.iter().cycle();
+        let mut rest = server;
+        while !rest.is_empty() {
+            let n = (*sizes.next().unwrap_or(&usize::MAX)).min(rest.len());
+            stash.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            let (used, stop) = exchange.take(&stash, &mut cuts, false).unwrap();
+            assert_eq!(stop, Stop::More);
+            // Not inside a message.
+            if exchange.left == 0 {
+                exchange.virtual_answers(&mut cuts);
+            }
+            room.clear();
+            out.extend_from_slice(cuts.join(&stash, &mut room));
+            cuts.clear();
+            stash.drain(..used);
+        }
+        assert!(stash.is_empty(), "everything is done with");
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_any_size_give_the_same(
+            groups in proptest::collection::vec(group(), 0..5),
+            sizes in proptest::collection::vec(1..40usize, 1..6),
+        ) {
+            for sizes in [&sizes[..], &[usize::MAX], &[1]] {
+                let mut story = story(&groups);
+                let out = taken(&mut story.exchange, &story.server, sizes);
+                prop_assert_eq!(&out[..], &story.client[..]);
+                prop_assert!(story.exchange.is_quiet() && !story.exchange.owes_client());
+                let undone: Vec<Vec<u8>> = story
+                    .exchange
+                    .seen
+                    .undo
+                    .iter()
+                    .map(|undo| match undo {
+                        Undo::Name { name } => name.to_vec(),
+                        other => panic!("{other:?}"),
+                    })
+                    .collect();
+                prop_assert_eq!(&undone, &story.undo);
+            }
+        }
+
+        #[test]
+        fn what_is_abandoned_never_reaches_the_client(
+            groups in proptest::collection::vec(group(), 1..4),
+            sizes in proptest::collection::vec(1..40usize, 1..6),
+        ) {
+            let mut story = story(&groups);
+            let all: usize = groups.iter().map(|g| g.requests.len()).sum();
+            let undo = story.exchange.abandon();
+            let named = undo.iter().filter(|u| matches!(u, Undo::Name { .. })).count();
+            prop_assert_eq!(named, all);
+            let mut out = taken(&mut story.exchange, &story.server, &sizes);
+            // What was not sent to the server has nothing to be abandoned from.
+            out.retain(|b| !matches!(b, b'1' | b'3' | 0 | 4));
+            prop_assert_eq!(&out[..], b"");
+            prop_assert!(story.exchange.is_quiet());
+        }
+    }
+
+    #[test]
+    fn a_guarded_answer_stops_before_its_error_only() {
+        let groups = |rows| {
+            let request = |kind| Request { kind, ours: false, rows };
+            let requests = vec![request(Kind::Parse), request(Kind::Execute), request(Kind::Bind)];
+            [Group { requests, fails: Some(if rows > 0 { 2 } else { 0 }) }]
+        };
+        let mut early = story(&groups(0));
+        let mut cuts = Cuts::default();
+        let (used, stop) = early.exchange.take(&early.server, &mut cuts, true).unwrap();
+        assert_eq!((used, stop), (0, Stop::Refused(*b"22012")));
+        let mut late = story(&groups(1));
+        let (used, stop) = late.exchange.take(&late.server, &mut cuts, true).unwrap();
+        assert_eq!((used, stop), (late.server.len(), Stop::More));
+    }
+
+    #[test]
+    fn words_that_no_client_may_see_stop_the_walk() {
+        let notice = b"SWARNING\0VWARNING\0C01000\0Mcancelled\0Fsyncrep.c\0L281\0\
+            RSyncRepWaitForLSN\0\0";
+        let mut exchange = Exchange::default();
+        exchange.sent(Kind::Query, false, Undo::Nothing);
+        let mut server = BytesMut::new();
+        message(&mut server, NOTICE, notice);
+        let len = server.len();
+        message(&mut server, ERROR, b"SFATAL\0VFATAL\0C57P01\0Mgoing down\0\0");
+        let mut cuts = Cuts::default();
+        for n in 0..len {
+            let (used, stop) = exchange.take(&server[..n], &mut cuts, false).unwrap();
+            assert_eq!((used, stop), (0, Stop::More), "not before all of it is there");
+        }
+        let (used, stop) = exchange.take(&server, &mut cuts, false).unwrap();
+        assert_eq!((used, stop), (0, Stop::CancelledWait(len)));
+        let (used, stop) = exchange.take(&server[len..], &mut cuts, false).unwrap();
+        assert_eq!((used, stop), (0, Stop::Fatal("going down".to_owned())));
+        assert!(cuts.is_empty());
     }
 }

@@ -10,8 +10,13 @@ use crate::server::Answer;
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     functions: HashMap<Box<[u8]>, Knowledge>,
-    /// Some trigger may leave something in the session of whoever writes.
-    pub(crate) suspect_triggers: bool,
+    /// Some function may leave something in the session: also of whoever calls another that calls
+    /// it, or writes to a table whose triggers do.
+    pub(crate) suspect: bool,
+    /// The same of a default value.
+    pub(crate) suspect_defaults: bool,
+    /// The same of a view.
+    pub(crate) suspect_views: bool,
     /// Whether it was read.
     pub(crate) known: bool,
 }
@@ -21,29 +26,48 @@ pub(crate) struct Catalog {
 pub(crate) const QUERY: &str = "\
 SELECT f.proname, pg_catalog.bool_or(f.provolatile = 'v'), pg_catalog.bool_or( \
 l.lanname NOT IN ('sql', 'plpgsql', 'internal', 'c') OR f.prosrc ~* \
-'(set_config|\\mset\\M|temp|advisory|listen|prepare|with\\s+hold|\\mload\\M|dblink)'), \
-pg_catalog.bool_or(f.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype) \
+'(set_config|setseed|pg_temp|advisory|with\\s+hold|dblink|\\mtemp(orary)?\\M|\
+(^|;|''|begin|then|else|loop)\\s*(set|reset|load|listen|prepare|discard)\\s)') \
 FROM pg_catalog.pg_proc f \
 JOIN pg_catalog.pg_language l ON l.oid = f.prolang \
 WHERE f.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace \
 AND f.pronamespace <> 'information_schema'::pg_catalog.regnamespace \
 GROUP BY f.proname LIMIT 50000";
 
+/// Asks for what else runs code: default values and views. Those of functions that are suspect are
+/// taken for suspect, too, whatever they say.
+pub(crate) const HIDDEN: &str = "\
+SELECT EXISTS (SELECT FROM pg_catalog.pg_attrdef WHERE \
+pg_catalog.pg_get_expr(adbin, adrelid) ~* '(set_config|setseed|advisory)'), \
+EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relkind = 'v' AND \
+c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace AND \
+c.relnamespace <> 'information_schema'::pg_catalog.regnamespace AND \
+pg_catalog.pg_get_viewdef(c.oid) ~* '(set_config|setseed|advisory)')";
+
 impl Catalog {
-    /// From the answer to [`QUERY`].
-    pub(crate) fn read(answer: &Answer) -> Self {
-        let mut catalog = Self { known: true, ..Self::default() };
+    /// From the answers to [`QUERY`] and [`HIDDEN`].
+    pub(crate) fn read(answer: &Answer, hidden: &Answer) -> Self {
+        let is = |column| hidden.column(0, column) == Some(b"t");
+        let (suspect_defaults, suspect_views) = (is(0), is(1));
+        let mut catalog = Self { known: true, suspect_defaults, suspect_views, ..Self::default() };
         for row in 0..answer.rows.len() {
             let Some(name) = answer.column(row, 0) else { continue };
             let is = |column| answer.column(row, column) == Some(b"t");
-            let (volatile, suspect, trigger) = (is(1), is(2), is(3));
-            catalog.suspect_triggers |= suspect && trigger;
+            let (volatile, suspect) = (is(1), is(2));
+            catalog.suspect |= suspect;
             let knowledge = match (suspect, volatile) {
                 (true, _) => Knowledge::Suspect,
                 (false, true) => Knowledge::Volatile,
                 (false, false) => Knowledge::Stable,
             };
             catalog.functions.insert(name.into(), knowledge);
+        }
+        if catalog.suspect {
+            // Whoever may call it, may leave what it leaves.
+            catalog.suspect_views = true;
+            for knowledge in catalog.functions.values_mut() {
+                *knowledge = Knowledge::Suspect;
+            }
         }
         catalog
     }

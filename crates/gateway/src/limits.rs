@@ -121,3 +121,6 @@ pub const WORKERS_MAX: u8 = 64;
 
 /// Tasks that a thread runs between two looks at its sockets.
 pub const EVENT_INTERVAL: u32 = 61;
+
+/// Prepared statements that a server keeps whatever its pool says: what one pipeline may use.
+pub const PREPARED_MIN: usize = 64;

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use quorate_wire::Error;
-use quorate_wire::backend::{Report, Status};
+use quorate_wire::backend::Status;
 use quorate_wire::frame::put;
 use quorate_wire::sql::{Access, Verb};
 
@@ -12,7 +12,7 @@ use crate::acquire::writer;
 use crate::client::{Client, Lost};
 use crate::group::{self, Group};
 use crate::own::first_verb;
-use crate::session::{End, link, linked, protocol, refuse, settings};
+use crate::session::{End, Unset, link, linked, protocol, refuse, settings};
 use crate::worker::Worker;
 use crate::{aftermath, limits};
 
@@ -53,13 +53,13 @@ pub(crate) async fn after_loss(
     let doomed = async {
         let mut server = writer(worker, &client.account, &client.settings).await?;
         let failed = async {
-            settings(client, &mut server).await?;
+            settings(worker, client, &mut server).await?;
             server.ask(b"BEGIN").await?;
-            server.ask(b"SELECT 1/0").await
+            server.ask(b"SELECT 1/0").await.map_err(Unset::Gone)
         };
         match failed.await {
             Ok(_) => Ok(server),
-            Err(gone) => Err(Box::new(Report::error("57P03", gone.sentence()))),
+            Err(unset) => Err(Box::new(unset.report())),
         }
     };
     match doomed.await {

@@ -247,3 +247,195 @@ impl Drop for Waiting<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use quorate_core::Term;
+    use quorate_wire::CancelKey;
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use crate::exchange::Exchange;
+    use crate::io::{End, Io};
+    use crate::server::Reported;
+    use crate::statements::Prepared;
+
+    const PART: Part = Part::Writer(Term(1));
+
+    fn server(place: Place) -> Server {
+        let (io, _) = tokio::io::duplex(1);
+        Server {
+            end: End::new(Io::Far(Box::new(io))),
+            exchange: Exchange::default(),
+            node: NodeId::default(),
+            part: PART,
+            here: false,
+            fence: None,
+            reins: Rc::default(),
+            key: CancelKey { pid: 0, secret: Bytes::new() },
+            prepared: Prepared::default(),
+            unnamed: None,
+            applied: Rc::default(),
+            reported: Reported::new(),
+            asks_xid: false,
+            opened: 0,
+            used: 0,
+            incarnation: 0,
+            place: Some(place),
+        }
+    }
+
+    type Taking = Pin<Box<dyn Future<Output = Had>>>;
+
+    /// A pool and those who use it, in order of arrival.
+    struct Crowd {
+        pool: Rc<Pool>,
+        waiting: Vec<(usize, Taking)>,
+        holding: Vec<Server>,
+        arrived: usize,
+        /// Who was served, in order.
+        served: Vec<usize>,
+    }
+
+    impl Crowd {
+        fn new(size: usize) -> Self {
+            let pool = Pool::new(NodeId::default(), size);
+            let (waiting, holding) = (Vec::new(), Vec::new());
+            Self { pool, waiting, holding, arrived: 0, served: Vec::new() }
+        }
+
+        fn arrive(&mut self) {
+            let pool = Rc::clone(&self.pool);
+            let taking =
+                async move { pool.take(PART, &Rc::default(), usize::MAX, || u64::MAX).await };
+            self.waiting.push((self.arrived, Box::pin(taking)));
+            self.arrived += 1;
+        }
+
+        /// Lets everybody look once.
+        fn look(&mut self) {
+            let mut cx = Context::from_waker(Waker::noop());
+            for (who, mut taking) in std::mem::take(&mut self.waiting) {
+                match taking.as_mut().poll(&mut cx) {
+                    Poll::Pending => self.waiting.push((who, taking)),
+                    Poll::Ready(Had::Server(server)) => {
+                        self.served.push(who);
+                        self.holding.push(server);
+                    }
+                    Poll::Ready(Had::Place(place)) => {
+                        self.served.push(who);
+                        self.holding.push(server(place));
+                    }
+                    Poll::Ready(Had::Expired | Had::Crowded) => panic!("there is no limit"),
+                }
+            }
+        }
+    }
+
+    /// What happens: somebody comes, goes, gives a connection back, loses it, or everybody looks.
+    #[derive(Debug, Clone, Copy)]
+    enum Happens {
+        Arrives,
+        Leaves(usize),
+        GivesBack(usize),
+        Loses(usize),
+        Shaken,
+        Looks,
+    }
+
+    fn happens() -> impl Strategy<Value = Happens> {
+        prop_oneof![
+            4 => Just(Happens::Arrives),
+            2 => any::<usize>().prop_map(Happens::Leaves),
+            3 => any::<usize>().prop_map(Happens::GivesBack),
+            1 => any::<usize>().prop_map(Happens::Loses),
+            1 => Just(Happens::Shaken),
+            3 => Just(Happens::Looks),
+        ]
+    }
+
+    fn perform(crowd: &mut Crowd, happens: Happens) {
+        match happens {
+            Happens::Arrives => crowd.arrive(),
+            Happens::Leaves(n) if !crowd.waiting.is_empty() => {
+                drop(crowd.waiting.remove(n % crowd.waiting.len()));
+            }
+            Happens::GivesBack(n) if !crowd.holding.is_empty() => {
+                let server = crowd.holding.remove(n % crowd.holding.len());
+                crowd.pool.put(server);
+            }
+            Happens::Loses(n) if !crowd.holding.is_empty() => {
+                drop(crowd.holding.remove(n % crowd.holding.len()));
+            }
+            Happens::Shaken => crowd.pool.shake(),
+            Happens::Looks => crowd.look(),
+            Happens::Leaves(_) | Happens::GivesBack(_) | Happens::Loses(_) => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_place_is_lost(size in 1..4usize, all in proptest::collection::vec(happens(), 0..60)) {
+            let mut crowd = Crowd::new(size);
+            for happens in all {
+                perform(&mut crowd, happens);
+                let (idle, open, _) = crowd.pool.counts();
+                prop_assert!(open <= size && idle + crowd.holding.len() <= open);
+            }
+            for _ in 0..crowd.waiting.len() + 2 {
+                crowd.look();
+            }
+            // Nobody waits while there is something to be had.
+            if !crowd.waiting.is_empty() {
+                prop_assert_eq!(crowd.holding.len(), size);
+            }
+            crowd.waiting.clear();
+            crowd.holding.clear();
+            for _ in 0..size {
+                crowd.arrive();
+            }
+            crowd.look();
+            prop_assert_eq!(crowd.holding.len(), size);
+        }
+
+        #[test]
+        fn whoever_waits_longest_goes_first(
+            size in 1..4usize,
+            all in proptest::collection::vec(happens(), 0..60),
+        ) {
+            let mut crowd = Crowd::new(size);
+            for happens in all {
+                // After a shake everybody queues anew; all look at once, in order.
+                perform(&mut crowd, happens);
+                crowd.look();
+                crowd.look();
+            }
+            let mut sorted = crowd.served.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(&crowd.served, &sorted);
+        }
+    }
+
+    #[test]
+    fn who_waits_too_long_is_told_and_nobody_behind_it_suffers() {
+        let mut crowd = Crowd::new(1);
+        crowd.arrive();
+        crowd.look();
+        let pool = Rc::clone(&crowd.pool);
+        let mut late: Taking =
+            Box::pin(async move { pool.take(PART, &Rc::default(), usize::MAX, || 5).await });
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(late.as_mut().poll(&mut cx).is_pending());
+        crowd.arrive();
+        crowd.look();
+        assert_eq!(crowd.pool.expire(4), 0);
+        assert_eq!(crowd.pool.expire(5), 1);
+        assert!(matches!(late.as_mut().poll(&mut cx), Poll::Ready(Had::Expired)));
+        crowd.holding.clear();
+        crowd.look();
+        assert_eq!(crowd.served, [0, 1]);
+    }
+}

@@ -56,6 +56,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) copies: bool,
     /// What the client sent next waits until everything is answered.
     pub(crate) barrier: bool,
+    /// So it is once the group under way has ended.
+    pub(crate) barrier_due: bool,
     /// A statement of the guarded group was taken over from what the server had prepared before.
     pub(crate) reused: Vec<Rc<crate::statements::Statement>>,
     cuts: SpareCuts,
@@ -83,6 +85,7 @@ impl<'a> Relay<'a> {
             consumed: 0,
             copies: false,
             barrier: false,
+            barrier_due: false,
             reused: Vec::new(),
             cuts: SpareCuts::take(),
             room: BytesMut::new(),
@@ -366,6 +369,7 @@ impl<'a> Relay<'a> {
     pub(crate) fn ends_group(&mut self) {
         self.asked = true;
         self.pausing = true;
+        self.barrier |= std::mem::take(&mut self.barrier_due);
     }
 
     /// Whether a group has to be answered before the next one is looked at.

@@ -21,6 +21,7 @@ use crate::limits;
 use crate::pool::Place;
 use crate::settings::Settings;
 use crate::statements::{Prepared, Statement};
+use crate::upstream::{XID_QUERY, XID_STATEMENT};
 
 /// What a server does in the cluster, as its connection was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,6 +307,13 @@ impl Server {
             Poll::Ready(Ok(n == 0))
         })
         .await
+    }
+
+    /// Prepares the statement that tells the id of a transaction.
+    pub(crate) async fn prepare_xid(&mut self) -> Result<(), Gone> {
+        let sql = format!("PREPARE {} AS {XID_QUERY}", String::from_utf8_lossy(XID_STATEMENT));
+        self.asks_xid = self.ask(sql.as_bytes()).await?.error.is_none();
+        Ok(())
     }
 
     /// Takes settings over that the server reported by the way.

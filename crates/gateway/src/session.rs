@@ -20,7 +20,7 @@ use crate::loss::after_loss;
 use crate::metrics::count;
 use crate::own::{directive, show_token, wrong_setting};
 use crate::relay::{Event, Relay};
-use crate::server::{Part, Server};
+use crate::server::{Gone, Part, Server};
 use crate::settings::Settings;
 use crate::tidy;
 use crate::worker::Worker;
@@ -107,23 +107,21 @@ async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>,
     }
 }
 
-/// Drops what the client sends after an error that was told without a server, up to its Sync.
+/// Drops the rest of a message that goes nowhere, and what the client sends after an error that was
+/// told without a server, up to its Sync.
 fn discard(client: &mut Client) -> Result<(), Error> {
-    while let Some(status) = client.skipping {
-        if client.left > 0 {
-            let n = client.left.min(client.end.stash.len());
-            client.end.stash.advance(n);
-            client.left -= n;
-            if client.left > 0 {
-                return Ok(());
-            }
-        }
-        let Some(header) = client.end.stash.first_chunk::<HEADER>() else { return Ok(()) };
+    loop {
+        let n = client.left.min(client.end.stash.len());
+        client.end.stash.advance(n);
+        client.left -= n;
+        let Some(status) = client.skipping.filter(|_| client.left == 0) else { break };
+        let Some(header) = client.end.stash.first_chunk::<HEADER>() else { break };
         let (tag, len) = (header[0], body_len(header)?);
         match tag {
+            // Whoever says goodbye is heard.
             b'X' => {
                 client.skipping = None;
-                return Ok(());
+                break;
             }
             b'S' => {
                 client.skipping = None;
@@ -132,10 +130,6 @@ fn discard(client: &mut Client) -> Result<(), Error> {
             _ => {}
         }
         client.left = HEADER + len;
-        if client.skipping.is_none() {
-            client.end.stash.advance(HEADER + len);
-            client.left = 0;
-        }
     }
     client.end.slim();
     Ok(())
@@ -218,17 +212,16 @@ async fn once(
             return Ok(After::Done);
         }
     };
-    if let Err(gone) = settings(client, &mut server).await {
-        tracing::debug!("a server was lost before it was used: {}", gone.sentence());
-        drop(server);
-        return if retries < limits::RETRIES_MAX {
-            Ok(After::Again)
-        } else {
-            let report = Report::error("57P03", "the server was lost before it was used")
-                .hint("Nothing was executed. Try again in a moment.");
-            refuse(client, group, &report, Status::Idle);
-            Ok(After::Done)
-        };
+    match settings(worker, client, &mut server).await {
+        Ok(()) => {}
+        Err(Unset::Gone(gone)) if retries < limits::RETRIES_MAX => {
+            tracing::debug!("a server was lost before it was used: {}", gone.sentence());
+            return Ok(After::Again);
+        }
+        Err(unset) => {
+            refuse(client, group, &unset.report(), Status::Idle);
+            return Ok(After::Done);
+        }
     }
     if group.shows && show_token(worker, client, &mut server).await.is_err() {
         return Ok(After::Again);
@@ -239,23 +232,61 @@ async fn once(
     after
 }
 
-/// Makes the client's settings on the server.
+/// Makes the client's settings on the server, and what else it needs.
 pub(crate) async fn settings(
-    client: &Client,
+    worker: &Worker,
+    client: &mut Client,
     server: &mut Server,
-) -> Result<(), crate::server::Gone> {
+) -> Result<(), Unset> {
+    if !server.asks_xid && matches!(server.part, Part::Writer(_)) && worker.resolves() {
+        server.prepare_xid().await?;
+    }
     let Some(sql) = Settings::change(&server.applied, &client.settings) else {
         server.applied = Rc::clone(&client.settings);
         return Ok(());
     };
     let answer = server.ask(&sql).await?;
     match answer.failed() {
-        // The server is in an unknown state now, and the client's settings are such as no server
-        // takes any more: it is to hear of it from the statement that depends on them.
-        Some(why) => Err(crate::server::Gone::Lost(format!("settings cannot be made: {why}"))),
+        // The server is in an unknown state now, and the settings are such as no server takes any
+        // more: the client begins anew, and hears of it.
+        Some(why) => {
+            client.settings = Rc::clone(&client.startup);
+            client.read_settings();
+            Err(Unset::Wrong(why))
+        }
         None => {
             server.applied = Rc::clone(&client.settings);
             Ok(())
+        }
+    }
+}
+
+/// Why a server cannot be used for a client.
+pub(crate) enum Unset {
+    /// It is lost.
+    Gone(Gone),
+    /// A setting that the client made before cannot be made again.
+    Wrong(String),
+}
+
+impl From<Gone> for Unset {
+    fn from(gone: Gone) -> Self {
+        Unset::Gone(gone)
+    }
+}
+
+impl Unset {
+    /// For the client.
+    pub(crate) fn report(self) -> Report {
+        match self {
+            Unset::Gone(_) => Report::error("57P03", "the server was lost before it was used")
+                .hint("Nothing was executed. Try again in a moment."),
+            Unset::Wrong(why) => Report::error(
+                "55000",
+                format!("the session's settings cannot be made again: {why}"),
+            )
+            .detail("Its settings are those of its login now. Nothing was executed.")
+            .hint("Make the settings that are still wanted, and go on."),
         }
     }
 }

@@ -101,9 +101,10 @@ async fn remember(
     Ok(())
 }
 
-/// Whether a trigger may have run that leaves something.
+/// Whether code out of sight may have run that leaves something: of a trigger, a default, a view.
 fn suspicious(client: &Client, block: &Block) -> bool {
-    block.wrote && client.account.functions().suspect_triggers
+    let functions = client.account.functions();
+    functions.suspect_views || block.wrote && (functions.suspect || functions.suspect_defaults)
 }
 
 /// DISCARD ALL: both sides begin anew.
@@ -143,6 +144,10 @@ async fn learn(
     let learnt = block.settings.iter().enumerate().map(|(i, name)| (&name[..], values(i)));
     server.applied = server.applied.with(learnt.clone());
     client.settings = client.settings.with(learnt);
+    // What a client asked for when it connected is where it goes back to.
+    let startup = Rc::clone(&client.startup);
+    let back = block.resets.iter().filter_map(|name| Some((&name[..], Some(startup.get(name)?))));
+    client.settings = client.settings.with(back);
     client.read_settings();
     if let Some(text) = client.settings.get(TOKEN) {
         let text = std::str::from_utf8(text).unwrap_or_default();

@@ -160,9 +160,11 @@ impl Relay<'_> {
         self.server.unnamed = None;
         self.notes(&script, sql);
         self.before_end(&script);
+        // It may send something itself.
+        let deallocated = self.deallocated(&script, sql, true);
         self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
         self.ends_group();
-        match self.deallocated(&script, sql, true) {
+        match deallocated {
             Some(name) => put(&mut self.server.end.out, b'Q', |out| {
                 out.put_slice(b"DEALLOCATE ");
                 out.put_slice(&name);
@@ -265,7 +267,8 @@ impl Relay<'_> {
     }
 
     fn evict(&mut self) {
-        let max = self.client.account.spec().prepared_max;
+        // Fewer could be less than one pipeline uses.
+        let max = self.client.account.spec().prepared_max.max(limits::PREPARED_MIN);
         for old in self.server.prepared.evict(max) {
             self.server.exchange.sent(Kind::Close, true, Undo::Nothing);
             Server::put_close(&mut self.server.end.out, &old.name);
@@ -342,7 +345,7 @@ impl Relay<'_> {
         if let Some((b'S', mut rest)) = message.body.split_first().map(|(k, r)| (*k, r)) {
             let name = take_cstr(&mut rest, "a Describe message")?;
             if let Some(server_name) = self.on_server(name) {
-                self.server.exchange.sent(Kind::Describe, false, Undo::Nothing);
+                self.server.exchange.sent(Kind::DescribeStatement, false, Undo::Nothing);
                 put(&mut self.server.end.out, b'D', |out| {
                     out.put_u8(b'S');
                     out.put_slice(&server_name);
@@ -455,11 +458,11 @@ impl Relay<'_> {
         }
         if script.first == Verb::Deallocate(None) {
             self.client.block.deallocated = true;
-            self.barrier = true;
+            self.barrier_due = true;
         }
         if leaves.has(Leaves::CLEARS_ALL) {
             self.client.block.discarded = true;
-            self.barrier = true;
+            self.barrier_due = true;
         }
     }
 
@@ -468,13 +471,21 @@ impl Relay<'_> {
         match &script.first {
             Verb::Set(set) if script.statements == 1 => {
                 let name = name(&set.name);
-                if name == b"session_authorization" {
+                // Neither can be made again elsewhere.
+                if matches!(&name[..], b"session_authorization" | b"seed") {
                     self.client.pin(Pin::Setting);
+                }
+                let range = set.value.start as usize..set.value.end as usize;
+                let value = sql.get(range).unwrap_or_default().trim_ascii();
+                if value.eq_ignore_ascii_case(b"default") {
+                    self.client.block.resets.push(name.clone().into());
                 }
                 self.client.block.settings.push(name.into());
             }
             Verb::Reset(Some(reset)) if script.statements == 1 => {
-                self.client.block.settings.push(name(reset).into());
+                let name = name(reset);
+                self.client.block.resets.push(name.clone().into());
+                self.client.block.settings.push(name.into());
             }
             Verb::Reset(None) if script.statements == 1 => self.client.block.reset_all = true,
             Verb::SetSessionCharacteristics(_) if script.statements == 1 => {

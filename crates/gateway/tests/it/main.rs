@@ -1,1 +1,18 @@
 //! The gateway with a real PostgreSQL server behind it.
+
+#![allow(clippy::unwrap_used)] // all of it is a test
+
+mod console;
+mod cut;
+mod door;
+mod logins;
+mod pins;
+mod prepared;
+mod raw;
+mod reads;
+mod relayed;
+mod settings;
+
+#[path = "../../../replication/tests/it/server.rs"]
+#[allow(dead_code)] // shared with the tests of another crate
+mod server;

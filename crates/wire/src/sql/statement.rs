@@ -85,6 +85,10 @@ impl Scan<'_> {
     fn change(&mut self) -> Verb {
         self.write(Why::Statement);
         self.script.returns_rows |= self.mentions(b"returning");
+        // A view that makes settings when it is written to.
+        if self.mentions(b"pg_settings") {
+            self.leaves(Leaves::UNKNOWN_SETTING);
+        }
         // The name after INTO or UPDATE may have a list of columns behind it.
         self.advance();
         while matches!(&*self.word(), b"into" | b"from" | b"only") {
@@ -234,6 +238,10 @@ impl Scan<'_> {
             b"time" => {
                 self.advance();
                 return self.set_known("timezone", local);
+            }
+            b"xml" => {
+                self.advance();
+                return self.set_known("xmloption", local);
             }
             b"names" => return self.set_known("client_encoding", local),
             b"role" => return self.set_known("role", local),

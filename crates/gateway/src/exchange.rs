@@ -635,7 +635,7 @@ mod tests {
         match request.kind {
             Kind::Parse => message(out, b'1', b""),
             Kind::Bind => message(out, b'2', b""),
-            Kind::Describe => message(out, b'n', b""),
+            Kind::Describe | Kind::DescribeStatement => message(out, b'n', b""),
             Kind::Close => message(out, b'3', b""),
             Kind::Execute => {
                 for i in 0..request.rows {
@@ -664,7 +664,7 @@ mod tests {
         for (g, group) in groups.iter().enumerate() {
             for (i, request) in group.requests.iter().enumerate() {
                 let name = vec![g as u8 + 1, i as u8 + 1];
-                let noted = Undo::Name { name: name.clone().into() };
+                let noted = Undo::Parsed(Whose::Named(name.clone().into()));
                 exchange.sent(request.kind, request.ours, noted);
                 match group.fails {
                     Some(at) if i >= at => undo.push(name),
@@ -704,10 +704,7 @@ mod tests {
             rest = &rest[n..];
             let (used, stop) = exchange.take(&stash, &mut cuts, false).unwrap();
             assert_eq!(stop, Stop::More);
-            // Not inside a message.
-            if exchange.left == 0 {
-                exchange.virtual_answers(&mut cuts);
-            }
+            exchange.virtual_answers(&mut cuts);
             room.clear();
             out.extend_from_slice(cuts.join(&stash, &mut room));
             cuts.clear();
@@ -734,7 +731,7 @@ mod tests {
                     .undo
                     .iter()
                     .map(|undo| match undo {
-                        Undo::Name { name } => name.to_vec(),
+                        Undo::Parsed(Whose::Named(name)) => name.to_vec(),
                         other => panic!("{other:?}"),
                     })
                     .collect();
@@ -750,7 +747,7 @@ mod tests {
             let mut story = story(&groups);
             let all: usize = groups.iter().map(|g| g.requests.len()).sum();
             let undo = story.exchange.abandon();
-            let named = undo.iter().filter(|u| matches!(u, Undo::Name { .. })).count();
+            let named = undo.iter().filter(|u| matches!(u, Undo::Parsed(_))).count();
             prop_assert_eq!(named, all);
             let mut out = taken(&mut story.exchange, &story.server, &sizes);
             // What was not sent to the server has nothing to be abandoned from.

@@ -258,6 +258,7 @@ mod tests {
     use std::pin::Pin;
     use std::task::Context;
 
+    use crate::client::Linked;
     use crate::exchange::Exchange;
     use crate::io::{End, Io};
     use crate::server::Reported;
@@ -265,17 +266,22 @@ mod tests {
 
     const PART: Part = Part::Writer(Term(1));
 
-    fn server(place: Place) -> Server {
+    fn server(place: Place) -> Box<Server> {
         let (io, _) = tokio::io::duplex(1);
-        Server {
+        let key = CancelKey { pid: 0, secret: Bytes::new() };
+        let reins = Rc::default();
+        let node = NodeId::default();
+        let linked = Linked { reins: Rc::clone(&reins), key: key.clone(), node, here: false };
+        Box::new(Server {
             end: End::new(Io::Far(Box::new(io))),
             exchange: Exchange::default(),
-            node: NodeId::default(),
+            node,
             part: PART,
             here: false,
             fence: None,
-            reins: Rc::default(),
-            key: CancelKey { pid: 0, secret: Bytes::new() },
+            reins,
+            key,
+            linked: Rc::new(linked),
             prepared: Prepared::default(),
             unnamed: None,
             applied: Rc::default(),
@@ -285,7 +291,7 @@ mod tests {
             used: 0,
             incarnation: 0,
             place: Some(place),
-        }
+        })
     }
 
     type Taking = Pin<Box<dyn Future<Output = Had>>>;
@@ -294,7 +300,7 @@ mod tests {
     struct Crowd {
         pool: Rc<Pool>,
         waiting: Vec<(usize, Taking)>,
-        holding: Vec<Server>,
+        holding: Idle,
         arrived: usize,
         /// Who was served, in order.
         served: Vec<usize>,

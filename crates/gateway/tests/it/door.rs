@@ -110,7 +110,8 @@ impl World for Town {
 
     fn role_here(&self, name: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
         Box::pin(async move {
-            let sql = "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < now(), false) \
+            let sql = "SELECT rolpassword, rolcanlogin, coalesce(rolvaliduntil < now(), false), \
+                       rolsuper \
                        FROM pg_authid WHERE rolname = $1::text";
             let row = self.cluster.admin.query_opt(sql, &[&name]).await;
             let row = row.map_err(|e| e.to_string())?;
@@ -118,6 +119,7 @@ impl World for Town {
                 password: row.get(0),
                 may_log_in: row.get(1),
                 expired: row.get(2),
+                superuser: row.get(3),
             }))
         })
     }

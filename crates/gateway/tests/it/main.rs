@@ -5,6 +5,7 @@
 mod console;
 mod cut;
 mod door;
+mod faults;
 mod logins;
 mod pins;
 mod prepared;

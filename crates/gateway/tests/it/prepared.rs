@@ -238,6 +238,7 @@ async fn a_statement_that_cannot_be_prepared_leaves_no_name(mode: Mode) -> Resul
 }
 
 async fn more_statements_than_a_connection_keeps_work(mode: Mode) -> Result<()> {
+    // However few are wanted, one pipeline's worth is kept.
     for max in [1, 3] {
         let door = Door::with(mode, |wanted| {
             wanted.pool.size = 1;
@@ -245,10 +246,10 @@ async fn more_statements_than_a_connection_keeps_work(mode: Mode) -> Result<()> 
         })
         .await?;
         let mut raw = door.raw().await?;
-        for i in 0..10 {
+        for i in 0..90 {
             prepare(&mut raw, &format!("s{i}"), &format!("SELECT {i}")).await?;
         }
-        for i in [9, 0, 5, 5, 3, 0] {
+        for i in [89, 0, 5, 5, 3, 0] {
             let answer = raw.exchange(Say::new().run(&format!("s{i}"), &[])).await?;
             assert_eq!((answer.code(), answer.rows.len()), ("", 1), "{max} are kept");
             assert_eq!(answer.value(), i.to_string(), "{max} are kept");
@@ -261,7 +262,7 @@ async fn more_statements_than_a_connection_keeps_work(mode: Mode) -> Result<()> 
         let answer = raw.exchange(say.sync()).await?.ok();
         let values: Vec<_> = answer.rows.iter().map(|r| r[0].to_owned()).collect();
         assert_eq!(values, (0..10).map(|i| i.to_string()).collect::<Vec<_>>());
-        let count = "SELECT count(*) <= 10 FROM pg_prepared_statements";
+        let count = "SELECT count(*) < 80 FROM pg_prepared_statements";
         assert_eq!(raw.value(count).await?, "t");
     }
     Ok(())

@@ -573,6 +573,15 @@ fn field(body: &[u8], kind: u8) -> String {
     String::from_utf8_lossy(found.and_then(|f| f.get(1..)).unwrap_or_default()).into_owned()
 }
 
+/// A message without the name that a gateway gives a statement which the client left unnamed.
+fn plain(message: &str) -> String {
+    const OURS: &str = "\"quorate_";
+    let Some(at) = message.find(OURS) else { return message.to_owned() };
+    let rest = &message[at + OURS.len()..];
+    let name = rest.find('"').unwrap_or(rest.len());
+    format!("{}\"{}", &message[..at], &rest[name..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,13 +604,4 @@ mod tests {
         let all = [&read("before")[..], &own, &read("after")].concat();
         assert_eq!(between(Answer(all)), Answer(own.to_vec()));
     }
-}
-
-/// A message without the name that a gateway gives a statement which the client left unnamed.
-fn plain(message: &str) -> String {
-    const OURS: &str = "\"quorate_";
-    let Some(at) = message.find(OURS) else { return message.to_owned() };
-    let rest = &message[at + OURS.len()..];
-    let name = rest.find('"').unwrap_or(rest.len());
-    format!("{}\"{}", &message[..at], &rest[name..])
 }

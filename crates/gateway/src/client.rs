@@ -121,6 +121,8 @@ pub(crate) struct Block {
     pub(crate) xid_due: u32,
     /// Settings it may have changed.
     pub(crate) settings: Vec<Box<[u8]>>,
+    /// A setting was made, for the transaction at least.
+    pub(crate) set: bool,
     /// Of these, those that are set back.
     pub(crate) resets: Vec<Box<[u8]>>,
     /// It may have left something that can be looked for.

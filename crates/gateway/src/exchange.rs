@@ -134,6 +134,8 @@ pub(crate) struct Exchange {
     /// Requests were sent that no Sync has followed.
     unsynced: bool,
     copying: bool,
+    /// Errors are stopped at although an answer has begun: none of it was passed on.
+    pub(crate) to_the_end: bool,
     /// A message that goes in place of the one at hand.
     instead: Option<Bytes>,
     /// The backend's process id, and the one that the client knows.
@@ -151,6 +153,7 @@ impl Default for Exchange {
             skipping: false,
             unsynced: false,
             copying: false,
+            to_the_end: false,
             instead: None,
             pids: (0, 0),
             status: Status::Idle,
@@ -314,7 +317,7 @@ impl Exchange {
             ERROR if fields().is_some_and(|f| is_fatal(&f)) => {
                 Some(Stop::Fatal(fields().map(|f| f.message().to_owned()).unwrap_or_default()))
             }
-            ERROR if guarded && !ours && !self.seen.answered => {
+            ERROR if guarded && !ours && (!self.seen.answered || self.to_the_end) => {
                 Some(Stop::Refused(fields().map_or(*b"XX000", |f| sqlstate(&f))))
             }
             _ => None,
@@ -325,6 +328,14 @@ impl Exchange {
     fn message(&mut self, tag: u8, seen: Option<&[u8]>, ours: bool) -> Result<bool, Error> {
         let head = self.expect.front().map(|e| e.kind);
         match tag {
+            NOTICE => {
+                if let Some(Expect {
+                    kind: Kind::Parse, undo: Undo::Parse { statement, .. }, ..
+                }) = self.expect.front()
+                {
+                    statement.noisy.set(true);
+                }
+            }
             DATA_ROW => {
                 if ours {
                     self.seen.rows.extend(seen.map(Bytes::copy_from_slice));

@@ -35,6 +35,8 @@ pub(crate) struct Group {
     pub(crate) shows: bool,
     /// It makes a setting of the gateway's own.
     pub(crate) ours: bool,
+    /// Statements are executed one after the other before it is answered.
+    pub(crate) many: bool,
     /// It is a function call.
     pub(crate) is_call: bool,
     /// It is a request to say goodbye.
@@ -61,6 +63,7 @@ impl Group {
             is_extended: false,
             shows: false,
             ours: false,
+            many: false,
             is_call: false,
             leaves: false,
             texts: 0,
@@ -131,6 +134,7 @@ fn look(
     let mut group = Group::nothing();
     let mut parsed: Vec<&[u8]> = Vec::new();
     let mut closes = true;
+    let mut executes = 0;
     let mut prepares = true;
     let mut at = 0;
     loop {
@@ -175,7 +179,8 @@ fn look(
                 group.is_extended = true;
             }
             b'X' => group.leaves = true,
-            b'D' | b'C' | b'E' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
+            b'E' => executes += 1,
+            b'D' | b'C' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
             _ => return Err(Error::Invalid { what: "the kind of a message" }),
         }
         closes &= matches!(tag, b'C' | b'S');
@@ -184,6 +189,7 @@ fn look(
         if matches!(tag, b'Q' | b'F' | b'S' | b'X' | b'H') {
             group.len = at;
             group.only_closes = closes;
+            group.many = executes > 1;
             group.only_prepares = prepares && !parsed.is_empty();
             // After a Flush more may come that belongs to the same transaction, and may write.
             if tag == b'H' {
@@ -216,7 +222,8 @@ pub(crate) fn parse<'a>(
         functions: &*functions,
         whole: client.lexable,
     };
-    Ok((name, statements.intern(text, rest, &options), text_at))
+    let of = client.settings.mark();
+    Ok((name, statements.intern((text, rest, of), &options), text_at))
 }
 
 fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Result<(), Error> {

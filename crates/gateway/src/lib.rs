@@ -16,6 +16,7 @@ mod auth;
 mod cancel;
 mod client;
 mod console;
+mod effects;
 mod entry;
 pub mod error;
 mod exchange;

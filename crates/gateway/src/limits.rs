@@ -124,3 +124,6 @@ pub const EVENT_INTERVAL: u32 = 61;
 
 /// Prepared statements that a server keeps whatever its pool says: what one pipeline may use.
 pub const PREPARED_MIN: usize = 64;
+
+/// Bytes of an answer to several statements that are kept back until the last of them is done.
+pub const HELD_MAX: usize = 256 * 1024;

@@ -213,9 +213,13 @@ impl<'a> Relay<'a> {
 
     /// Sends what the cuts say, or keeps it back while the answer has not surely begun.
     fn reply(&mut self, cx: &mut Context<'_>, input: &[u8]) -> io::Result<()> {
-        let begun = self.server.exchange.seen.answered || self.server.exchange.seen.ready;
+        let exchange = &mut self.server.exchange;
+        let begun = exchange.seen.ready
+            || exchange.seen.answered && !exchange.to_the_end
+            || self.client.held.len() > limits::HELD_MAX;
         if self.guarded && begun {
             self.guarded = false;
+            exchange.to_the_end = false;
             self.worker.keep_spare(std::mem::take(&mut self.client.replay));
         }
         if self.cuts.is_empty() && (self.guarded || self.client.held.is_empty()) {
@@ -246,9 +250,18 @@ impl<'a> Relay<'a> {
         if seen.ready {
             seen.ready = false;
             seen.answered = false;
-            self.barrier = false;
             self.pausing = false;
+            let succeeded = seen.error.is_none();
+            if self.server.exchange.is_quiet() {
+                self.barrier = false;
+                // Nothing was sent behind DEALLOCATE ALL: what was answered is its own success.
+                if std::mem::take(&mut self.client.block.deallocated) && succeeded {
+                    self.client.statements.clear();
+                    self.server.forget_statements();
+                }
+            }
         }
+        let seen = &mut self.server.exchange.seen;
         if !seen.parameters.is_empty() {
             self.server.note_reported();
         }
@@ -307,6 +320,7 @@ impl<'a> Relay<'a> {
     pub(crate) fn rewind(&mut self) {
         self.client.held.clear();
         self.guarded = false;
+        self.server.exchange.to_the_end = false;
         let undo = self.server.exchange.abandon();
         self.undo(undo);
         let mut again = std::mem::take(&mut self.client.replay);

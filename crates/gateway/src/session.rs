@@ -318,6 +318,7 @@ pub(crate) async fn linked(
         client.replay.extend_from_slice(&client.end.stash[..group.len]);
     }
     client.block = crate::client::Block::default();
+    server.exchange.to_the_end = guarded && group.many;
     let mut relay = Relay::new(client, &mut server, worker, guarded, !on_writer);
     loop {
         let event = relay.run().await;
@@ -359,7 +360,10 @@ pub(crate) async fn linked(
                     finish(client, server).await;
                     return Ok(after);
                 }
-                None => relay.guarded = false,
+                None => {
+                    relay.guarded = false;
+                    relay.server.exchange.to_the_end = false;
+                }
             },
             Event::ClientLeft => {
                 leave(client, server).await;

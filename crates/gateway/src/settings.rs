@@ -13,7 +13,7 @@ type Text = Box<[u8]>;
 
 /// Settings by lower-case name, with their values as `current_setting` gives them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settings(BTreeMap<Text, Text>);
+pub(crate) struct Settings(BTreeMap<Text, Text>, u64);
 
 /// A setting whose value depends on the others being made under the login role.
 const ROLE: &[u8] = b"role";
@@ -43,7 +43,21 @@ impl Settings {
                 None => drop(next.remove(name)),
             }
         }
-        next.map_or_else(|| Rc::clone(self), |next| Rc::new(Self(next)))
+        next.map_or_else(|| Rc::clone(self), |next| Rc::new(Self::of(next)))
+    }
+
+    fn of(settings: BTreeMap<Text, Text>) -> Self {
+        // What an application calls itself changes nothing else.
+        let of = settings.iter().filter(|(name, _)| name[..] != *b"application_name");
+        let bytes = of.flat_map(|(n, v)| n.iter().chain(&[0]).chain(&v[..]).chain(&[0]));
+        let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+        let mark = bytes.fold(0, step);
+        Self(settings, mark)
+    }
+
+    /// Tells settings apart that may give a text another meaning.
+    pub(crate) fn mark(&self) -> u64 {
+        self.1
     }
 
     /// The statement that turns a session with settings `have` into one with settings `want`, as
@@ -117,7 +131,7 @@ mod tests {
 
     fn settings(pairs: &[(&str, &str)]) -> Rc<Settings> {
         let own = |s: &str| Box::from(s.as_bytes());
-        Rc::new(Settings(pairs.iter().map(|(n, v)| (own(n), own(v))).collect()))
+        Rc::new(Settings::of(pairs.iter().map(|(n, v)| (own(n), own(v))).collect()))
     }
 
     fn change(have: &Rc<Settings>, want: &Rc<Settings>) -> Option<String> {

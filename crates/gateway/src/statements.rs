@@ -20,6 +20,10 @@ pub(crate) struct Statement {
     pub(crate) text: Box<[u8]>,
     /// The rest of a Parse message: number and types of parameters.
     pub(crate) types: Box<[u8]>,
+    /// Marks the settings it is prepared under.
+    of: u64,
+    /// Its preparation made a server give notice.
+    pub(crate) noisy: Cell<bool>,
     /// Some server has prepared it.
     pub(crate) proved: Cell<bool>,
     /// What its text says.
@@ -51,16 +55,18 @@ impl Default for Statements {
 
 impl Statements {
     /// The statement of this text and these types.
+    ///
+    /// `of` marks the settings it is prepared under: what a text means depends on them.
     pub(crate) fn intern(
         &mut self,
-        text: &[u8],
-        types: &[u8],
+        (text, types, of): (&[u8], &[u8], u64),
         options: &sql::Options<'_>,
     ) -> Rc<Statement> {
-        let hash = self.hasher.hash_one((text, types, options.standard_strings));
+        let hash = self.hasher.hash_one((text, types, of, options.standard_strings));
         if let Some(found) = self.by_hash.get(&hash).and_then(Weak::upgrade)
             && *found.text == *text
             && *found.types == *types
+            && found.of == of
         {
             return found;
         }
@@ -69,7 +75,9 @@ impl Statements {
             name: format!("quorate_{:x}", self.made).into_bytes().into(),
             text: text.into(),
             types: types.into(),
+            of,
             proved: Cell::new(false),
+            noisy: Cell::new(false),
             script: sql::classify(text, options),
         });
         // On a collision the newer one is shared.
@@ -153,14 +161,14 @@ mod tests {
     #[test]
     fn equal_texts_with_equal_types_are_one_statement() {
         let mut statements = Statements::default();
-        let a = statements.intern(b"SELECT 1", &[0, 0], &options());
-        let b = statements.intern(b"SELECT 1", &[0, 0], &options());
-        let c = statements.intern(b"SELECT 1", &[0, 1, 0, 0, 0, 23], &options());
+        let a = statements.intern((b"SELECT 1", &[0, 0], 0), &options());
+        let b = statements.intern((b"SELECT 1", &[0, 0], 0), &options());
+        let c = statements.intern((b"SELECT 1", &[0, 1, 0, 0, 0, 23], 0), &options());
         assert!(Rc::ptr_eq(&a, &b) && !Rc::ptr_eq(&a, &c));
         assert_ne!(a.name, c.name);
         let name = a.name.clone();
         drop((a, b));
-        let again = statements.intern(b"SELECT 1", &[0, 0], &options());
+        let again = statements.intern((b"SELECT 1", &[0, 0], 0), &options());
         assert_ne!(again.name, name, "a name is never used for two texts");
     }
 
@@ -169,7 +177,7 @@ mod tests {
         let mut statements = Statements::default();
         let mut prepared = Prepared::default();
         let all: Vec<_> = (0..9)
-            .map(|i| statements.intern(format!("SELECT {i}").as_bytes(), &[0, 0], &options()))
+            .map(|i| statements.intern((format!("SELECT {i}").as_bytes(), &[0, 0], 0), &options()))
             .collect();
         for s in &all[..8] {
             prepared.insert(s);

@@ -58,10 +58,6 @@ pub(crate) async fn tidy(
         if !block.settings.is_empty() {
             learn(worker, client, server, &block).await?;
         }
-        if block.deallocated && !block.failed {
-            client.statements.clear();
-            server.forget_statements();
-        }
         if block.look || suspicious(client, &block) {
             look(client, server).await?;
         }

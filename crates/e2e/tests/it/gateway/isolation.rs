@@ -228,13 +228,13 @@ fn traceless(random: &mut Random, client: usize) -> Step {
     match random.below(20) {
         0 => {
             let texts = ["SELECT {c}", "SELECT count(*) FROM t{c}", "INSERT INTO t{c} VALUES (5)"];
-            Step::Prepare(*random.pick::<&str>(&NAMES), fill(*random.pick::<&str>(&texts)))
+            Step::Prepare(random.pick::<&str>(&NAMES), fill(random.pick::<&str>(&texts)))
         }
-        1..=4 => Step::Execute(*random.pick::<&str>(&NAMES)),
-        5 if random.below(2) == 0 => Step::Close(*random.pick::<&str>(&NAMES)),
-        6 if random.below(2) == 0 => Step::CopyIn(*random.pick::<&[&str]>(COPIES)),
+        1..=4 => Step::Execute(random.pick::<&str>(&NAMES)),
+        5 if random.below(2) == 0 => Step::Close(random.pick::<&str>(&NAMES)),
+        6 if random.below(2) == 0 => Step::CopyIn(random.pick::<&[&str]>(COPIES)),
         7 if random.below(6) == 0 => Step::Leave,
-        _ => Step::Run(*random.pick(&Mode::ALL), fill(*random.pick::<&str>(TRACELESS))),
+        _ => Step::Run(*random.pick(&Mode::ALL), fill(random.pick::<&str>(TRACELESS))),
     }
 }
 
@@ -254,16 +254,16 @@ fn step(random: &mut Random, client: usize) -> Step {
             Step::Run(*random.pick(&Mode::ALL), sql)
         }
         3 => Step::Run(*random.pick(&Mode::ALL), LOOK.to_owned()),
-        4 => Step::Run(Mode::Simple, fill(*random.pick::<&str>(SCRIPTS))),
+        4 => Step::Run(Mode::Simple, fill(random.pick::<&str>(SCRIPTS))),
         5 => {
             let texts = ["SELECT {c}", "SELECT count(*) FROM t{c}", "INSERT INTO t{c} VALUES (5)"];
-            Step::Prepare(*random.pick::<&str>(&NAMES), fill(*random.pick::<&str>(&texts)))
+            Step::Prepare(random.pick::<&str>(&NAMES), fill(random.pick::<&str>(&texts)))
         }
-        6..=7 => Step::Execute(*random.pick::<&str>(&NAMES)),
-        8 if random.below(3) == 0 => Step::Close(*random.pick::<&str>(&NAMES)),
-        9 if random.below(3) == 0 => Step::CopyIn(*random.pick::<&[&str]>(COPIES)),
+        6..=7 => Step::Execute(random.pick::<&str>(&NAMES)),
+        8 if random.below(3) == 0 => Step::Close(random.pick::<&str>(&NAMES)),
+        9 if random.below(3) == 0 => Step::CopyIn(random.pick::<&[&str]>(COPIES)),
         10 if random.below(6) == 0 => Step::Leave,
-        _ => Step::Run(*random.pick(&Mode::ALL), fill(*random.pick::<&str>(PLAIN))),
+        _ => Step::Run(*random.pick(&Mode::ALL), fill(random.pick::<&str>(PLAIN))),
     }
 }
 

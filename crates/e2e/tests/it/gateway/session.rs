@@ -127,7 +127,7 @@ const SETTINGS: &[(&str, Script)] = &[
         ],
     ),
     ("quoted", &["SET \"work_mem\" = '5MB'", "SHOW work_mem"]),
-    ("strange", &["SET \"App\".\"Name\" = 'x'", "SHOW app.name"]),
+    ("strange", &["SET \"App\".\"Name\" = 'x'", "SELECT current_setting('app.name')"]),
     ("wrong", &["SET work_mem = 'much'", "SHOW work_mem"]),
     ("strings", &["SET standard_conforming_strings = off", "SELECT '\\'", "SELECT 'a\\'b'"]),
     ("default", &["SET work_mem = '5MB'", "SET work_mem TO DEFAULT", "SHOW work_mem"]),

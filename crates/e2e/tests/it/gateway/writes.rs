@@ -54,7 +54,6 @@ const DISGUISED: &[(&str, usize)] = &[
     ("SELECT * FROM {s}.view_writes", 1),
     ("TABLE {s}.view_writes", 1),
     ("SELECT * FROM {s}.view_of_view", 1),
-    ("SELECT * FROM {s}.view_careful", 1),
     ("WITH x AS (INSERT INTO {s}.log DEFAULT VALUES RETURNING 1) SELECT * FROM x", 1),
     (
         "SELECT 1 FROM (WITH a AS (SELECT {s}.writes() AS w) SELECT * FROM a) q \

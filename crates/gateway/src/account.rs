@@ -186,9 +186,16 @@ impl Account {
     /// The first packet to a server.
     pub(crate) fn startup(&self, read_only: bool) -> Startup {
         let mut startup = Startup::new(&[("user", &self.user), ("database", &self.database)]);
+        let mut options = String::new();
         if read_only {
             // A standby refuses writes anyway, as long as it is one.
-            startup.set("options", "-c default_transaction_read_only=on");
+            options.push_str("-c default_transaction_read_only=on");
+        }
+        if let Some(limit) = self.spec().statement_timeout_ms {
+            options.push_str(&format!(" -c statement_timeout={limit}"));
+        }
+        if !options.is_empty() {
+            startup.set("options", &options);
         }
         startup
     }

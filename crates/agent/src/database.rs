@@ -35,6 +35,8 @@ pub struct Facts {
     pub probe: Option<Probe>,
     /// When it came.
     pub answered: Option<Moment>,
+    /// When it was asked for: its positions are from no earlier.
+    pub asked: Moment,
 }
 
 /// The local server.
@@ -104,11 +106,12 @@ impl Database {
 
     /// Looks now, so that what is decided next is decided from the present.
     async fn refresh(&self) {
+        let asked = clock::now();
         match tokio::time::timeout(PROBE_WAIT, self.admin.probe()).await {
             Ok(Ok(probe)) => {
                 self.feel_hunger(&probe).await;
                 let answered = Some(clock::now());
-                self.facts.send_replace(Facts { probe: Some(probe), answered });
+                self.facts.send_replace(Facts { probe: Some(probe), answered, asked });
             }
             // A server whose connections are all taken is busy, not hung.
             Ok(Err(e)) if e.is_server_full() => {
@@ -198,6 +201,8 @@ impl Database {
             // What a writer once replayed as a standby is long past.
             replayed: probe.flushed.or(probe.replayed).unwrap_or_default(),
             started_us: (probe.started_at * 1e6).round() as u64,
+            sampled: facts.asked,
+            age_ms: 0,
             reads: false,
             pending_restart: probe.pending_restart.clone(),
             kept: self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -226,6 +226,9 @@ impl Health {
             let silent_ms = Some(now.since(heard).as_millis() as u64);
             (*n, Hearing { silent_ms, gone: peer.is_some_and(|p| p.gone) })
         };
+        if let Some(server) = &mut status.server {
+            server.age_ms = now.since(server.sampled).as_millis() as u64 + 1;
+        }
         status.hears = table.members.iter().filter(|n| **n != self.me).map(hearing).collect();
         status
     }

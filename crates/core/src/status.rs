@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::because::Because;
 use crate::report::Report;
 use crate::state::NodeKind;
-use crate::{Lsn, NodeId, Term, TimelineId};
+use crate::{Lsn, Moment, NodeId, Term, TimelineId};
 
 /// What a node is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
@@ -111,6 +111,12 @@ pub struct ServerStatus {
     /// When this server process started, in microseconds since 1970: tells its starts apart.
     #[serde(default)]
     pub started_us: u64,
+    /// When its positions were asked for, by this node's clock.
+    #[serde(skip)]
+    pub sampled: Moment,
+    /// The same as an age when the word was given, in milliseconds, rounded up.
+    #[serde(default)]
+    pub age_ms: u64,
     /// Whether it is a standby that answers reads of gateways.
     #[serde(default)]
     pub reads: bool,

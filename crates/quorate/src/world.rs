@@ -22,6 +22,8 @@ use tokio::sync::watch;
 const VIEW_EVERY: Duration = Duration::from_millis(100);
 /// Pause between two looks at a transaction that is still running.
 const FATE_POLL: Duration = Duration::from_millis(5);
+/// How long a heartbeat may have been on its way: what it says is older by that.
+const ON_THE_WAY: Duration = Duration::from_millis(50);
 /// Positions of the writer that are remembered, to tell how old a replica's position is.
 const MARKS_MAX: usize = 3_000;
 
@@ -167,7 +169,9 @@ impl Cluster {
             && let Some(status) = &peer.status
             && status.writer.as_ref().is_some_and(|w| w.term == authority.term)
             && let Some(server) = &status.server
-            && let Some(at) = now.checked_sub(heard_ago(peer.heard))
+            && let Some(at) = heard_ago(peer.heard)
+                .checked_add(Duration::from_millis(server.age_ms) + ON_THE_WAY)
+                .and_then(|ago| now.checked_sub(ago))
         {
             marks.note(authority.term, at, server.flushed);
         }

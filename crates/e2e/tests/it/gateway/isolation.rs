@@ -64,7 +64,7 @@ const SETTINGS: &[(&str, &[&str])] = &[
 
 /// Everything of a session that a statement can see.
 const LOOK: &str = "SELECT current_user, current_setting('work_mem'),
-    current_setting('app.user', true), current_setting('search_path'),
+    coalesce(current_setting('app.user', true), ''), current_setting('search_path'),
     current_setting('TimeZone'), current_setting('DateStyle'),
     current_setting('default_transaction_isolation'), current_setting('transaction_isolation'),
     current_setting('application_name'), current_setting('statement_timeout'),

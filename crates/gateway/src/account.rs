@@ -113,8 +113,14 @@ impl Account {
         Rc::clone(&self.functions.borrow())
     }
 
-    pub(crate) fn set_functions(&self, catalog: Catalog) {
-        *self.functions.borrow_mut() = Rc::new(catalog);
+    pub(crate) fn set_functions(&self, mut catalog: Catalog) {
+        let known = self.functions();
+        catalog.version = known.version;
+        if catalog != *known {
+            // What was said of texts before may not hold any more.
+            catalog.version += 1;
+            *self.functions.borrow_mut() = Rc::new(catalog);
+        }
     }
 
     /// The pool of a server.

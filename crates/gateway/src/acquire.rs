@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use quorate_core::gateway::Consistency;
+use quorate_core::gateway::{Consistency, PoolMode};
 use quorate_wire::backend::Report;
 use quorate_wire::sql::Access;
 use tokio::net::UnixStream;
@@ -34,7 +34,9 @@ pub(crate) fn way(
     if group.access == Access::Write {
         return Ok(Way::Writer(Because::Writes));
     }
-    if !view.wanted.split || client.is_pinned() {
+    // A client that is going to keep its server begins on the writer.
+    let keeps = client.is_pinned() || client.account.spec().mode == PoolMode::Session;
+    if !view.wanted.split || keeps {
         return Ok(Way::Writer(Because::Asked));
     }
     if client.account.was_refused(group.fingerprint) {
@@ -291,7 +293,7 @@ async fn opened(
             server.incarnation = text.and_then(|v| v.parse().ok()).unwrap_or(0);
         }
     }
-    learn_functions(account, &mut server, worker.now()).await?;
+    learn_functions(account, &mut server, worker.now(), limits::FUNCTIONS_AGE_MS).await?;
     Ok(server)
 }
 
@@ -300,8 +302,9 @@ pub(crate) async fn learn_functions(
     account: &crate::account::Account,
     server: &mut Server,
     now: u64,
+    age_ms: u64,
 ) -> Result<(), Gone> {
-    if account.functions().known && now < account.functions_read.get() + limits::FUNCTIONS_AGE_MS {
+    if account.functions().known && now < account.functions_read.get() + age_ms {
         return Ok(());
     }
     account.functions_read.set(now);

@@ -26,6 +26,8 @@ pub(crate) enum After {
     Done,
     /// The same again: it surely had no effect.
     Again,
+    /// The same again: the connection had died before anything was sent.
+    Stale,
     /// The same again, on the writer.
     OnWriter,
 }
@@ -248,7 +250,7 @@ pub(crate) fn ready(client: &mut Client, status: Status) {
     put(&mut client.end.out, b'Z', |out| out.extend_from_slice(letter));
 }
 
-fn undone(why: &str) -> Report {
+pub(crate) fn undone(why: &str) -> Report {
     Report::error("40001", format!("the transaction was rolled back: {why}"))
         .hint("It is safe to run the transaction again, on this connection.")
 }

@@ -16,6 +16,7 @@ use crate::route::Asked;
 use crate::server::Reins;
 use crate::settings::Settings;
 use crate::statements::Statement;
+use crate::story::Story;
 use crate::world::Token;
 
 /// Why a client keeps its server between transactions.
@@ -119,6 +120,8 @@ pub(crate) struct Block {
     pub(crate) asked_xid: bool,
     /// Such questions without their answer.
     pub(crate) xid_due: u32,
+    /// For a block on a replica.
+    pub(crate) story: Story,
     /// Settings it may have changed.
     pub(crate) settings: Vec<Box<[u8]>>,
     /// A setting was made, for the transaction at least.

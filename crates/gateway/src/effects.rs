@@ -6,12 +6,14 @@ use std::rc::Rc;
 use bytes::{BufMut, BytesMut};
 use quorate_wire::backend::Status;
 use quorate_wire::frame::put;
-use quorate_wire::sql::{Access, Leaves, Name, Options, Script, Verb, Why};
+use quorate_wire::sql::{
+    Access, Deallocate, Isolation, Leaves, Name, Options, Reset, Script, Verb, Why,
+};
 
 use crate::client::{Ending, Pin};
 use crate::exchange::{Kind, Undo};
 use crate::relay::Relay;
-use crate::server::Server;
+use crate::server::{Part, Server};
 use crate::statements::Statement;
 use crate::upstream::XID_STATEMENT;
 
@@ -20,8 +22,12 @@ impl Relay<'_> {
     pub(crate) fn notes(&mut self, script: &Script, sql: &[u8]) {
         let block = &mut self.client.block;
         let control = matches!(script.first, Verb::Begin(_)) && script.statements == 1;
+        if self.server.part == Part::Replica {
+            block.story.add(script, sql);
+        }
         if script.access == Access::Write && !script.ends && !control {
-            block.writes();
+            block.wrote = true;
+            block.unasked |= script.statements != 1 || takes_snapshot(script.first);
         }
         if script.ends {
             block.end = Some(match script.first {
@@ -35,13 +41,14 @@ impl Relay<'_> {
             script.first,
             Verb::Set(_)
                 | Verb::Reset(_)
-                | Verb::SetTransaction
+                | Verb::SetTransaction(_)
                 | Verb::SetSessionCharacteristics(_)
         );
-        self.client.block.set |= sets || script.statements > 1 || script.why == Why::Function;
+        self.client.block.set |= sets || script.statements > 1 || script.because == Why::Function;
         self.copies |= matches!(script.first, Verb::Copy(_)) || script.statements > 1;
         let leaves = script.leaves;
-        if leaves.is_empty() && script.first != Verb::Deallocate(None) {
+        let all = Verb::Deallocate(Deallocate::All);
+        if leaves.is_none() && script.first != all {
             return;
         }
         for (leaves_it, pin) in [
@@ -54,19 +61,19 @@ impl Relay<'_> {
             (Leaves::UNKNOWN_SETTING, Pin::Setting),
         ] {
             if leaves.has(leaves_it) {
-                self.client.pin(pin);
+                self.keeps(pin);
             }
         }
         if leaves.has(Leaves::UNKNOWN) {
             if contains(sql, b"set_config") {
-                self.client.pin(Pin::Code);
+                self.keeps(Pin::Code);
             }
             self.client.block.look = true;
         }
         if leaves.has(Leaves::SETTING) {
             self.notes_setting(script, sql);
         }
-        if script.first == Verb::Deallocate(None) {
+        if script.first == all {
             self.client.block.deallocated = true;
             self.barrier_due = true;
         }
@@ -76,14 +83,22 @@ impl Relay<'_> {
         }
     }
 
+    /// A text may leave something by which the client has to keep its server. On a replica it was let
+    /// through because it will be refused; that it was is looked at afterwards.
+    fn keeps(&mut self, why: Pin) {
+        match self.server.part {
+            Part::Writer(_) => self.client.pin(why),
+            Part::Replica => self.client.block.look = true,
+        }
+    }
+
     fn notes_setting(&mut self, script: &Script, sql: &[u8]) {
-        let name = |name: &Name| name.fold(sql);
+        let name = |name: &Name| name.text(sql).to_ascii_lowercase();
         match &script.first {
             Verb::Set(set) if script.statements == 1 => {
                 let name = name(&set.name);
-                // Neither can be made again elsewhere.
-                if matches!(&name[..], b"session_authorization" | b"seed") {
-                    self.client.pin(Pin::Setting);
+                if !moves(&name) {
+                    self.keeps(Pin::Setting);
                 }
                 let range = set.value.start as usize..set.value.end as usize;
                 let value = sql.get(range).unwrap_or_default().trim_ascii();
@@ -92,19 +107,29 @@ impl Relay<'_> {
                 }
                 self.client.block.settings.push(name.into());
             }
-            Verb::Reset(Some(reset)) if script.statements == 1 => {
+            Verb::Reset(Reset::One(reset)) if script.statements == 1 => {
                 let name = name(reset);
                 self.client.block.resets.push(name.clone().into());
                 self.client.block.settings.push(name.into());
             }
-            Verb::Reset(None) if script.statements == 1 => self.client.block.reset_all = true,
-            Verb::SetSessionCharacteristics(_) if script.statements == 1 => {
-                for name in ["isolation", "read_only", "deferrable"] {
+            Verb::Reset(Reset::All) if script.statements == 1 => self.client.block.reset_all = true,
+            Verb::SetSessionCharacteristics(modes) if script.statements == 1 => {
+                let made = [
+                    ("isolation", modes.isolation.is_some()),
+                    ("read_only", modes.read_only.is_some()),
+                    ("deferrable", modes.deferrable.is_some()),
+                ];
+                for (name, _) in made.into_iter().filter(|(_, made)| *made || modes.other) {
                     let name = format!("default_transaction_{name}");
                     self.client.block.settings.push(name.into_bytes().into());
                 }
             }
-            _ => self.client.pin(Pin::Setting),
+            _ => self.keeps(Pin::Setting),
+        }
+        // PostgreSQL sets the role back with it.
+        let settings = &mut self.client.block.settings;
+        if settings.last().is_some_and(|name| **name == *b"session_authorization") {
+            settings.push(Box::from(&b"role"[..]));
         }
     }
 
@@ -114,7 +139,7 @@ impl Relay<'_> {
         let text = [b"DEALLOCATE ", &name[..]].concat();
         let functions = self.client.account.functions();
         let options = Options { standard_strings: true, functions: &*functions, whole: true };
-        let of = self.client.settings.mark();
+        let of = self.client.settings.mark() ^ functions.version;
         let statements = &mut self.worker.statements.borrow_mut();
         Some(statements.intern((&text, &statement.types, of), &options))
     }
@@ -126,12 +151,11 @@ impl Relay<'_> {
         sql: &[u8],
         alone: bool,
     ) -> Option<Vec<u8>> {
-        let Verb::Deallocate(what) = &script.first else { return None };
+        let Verb::Deallocate(Deallocate::One(name)) = &script.first else { return None };
         if script.statements != 1 {
             return None;
         }
-        let name = what.as_ref()?;
-        let statement = self.client.statements.remove(&name.fold(sql)[..])?;
+        let statement = self.client.statements.remove(&name.text(sql)[..])?;
         if !self.server.prepared.touch(&statement) {
             self.server.exchange.sent(Kind::Parse, true, Undo::Nothing);
             Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
@@ -153,6 +177,8 @@ impl Relay<'_> {
         let block = &self.client.block;
         if block.unasked
             && !copies
+            // The statement that asks is about to be cleared away with the others.
+            && !self.barrier
             && block.end.is_none()
             && block.xid.is_none()
             && self.server.exchange.status == Status::InTransaction
@@ -223,6 +249,85 @@ impl Relay<'_> {
             put(&mut self.server.end.out, b'H', |_| {});
         }
     }
+}
+
+/// What a transaction on a replica must not leave in its session: it would keep the client there.
+/// (A temporary object cannot be made there at all, and PostgreSQL says so.)
+const STAYS: Leaves = Leaves::ADVISORY
+    .with(Leaves::LISTEN)
+    .with(Leaves::HOLD)
+    .with(Leaves::PREPARED)
+    .with(Leaves::LOAD)
+    .with(Leaves::UNKNOWN_SETTING);
+
+/// Whether a text leaves something by which a client has to keep its server.
+pub(crate) fn stays(script: &Script, sql: &[u8]) -> bool {
+    let fixed = match &script.first {
+        Verb::Set(set) => !moves(&set.name.text(sql).to_ascii_lowercase()),
+        _ => false,
+    };
+    fixed || script.leaves.has(STAYS)
+}
+
+/// Whether a setting can be made again on another server.
+fn moves(name: &[u8]) -> bool {
+    !matches!(name, b"session_authorization" | b"seed")
+}
+
+/// Whether a statement means the same on a replica as on the writer, though it is no read: what
+/// moves about in a transaction, and what PostgreSQL itself follows.
+pub(crate) fn is_neutral(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Begin(_)
+            | Verb::Commit { .. }
+            | Verb::Rollback { .. }
+            | Verb::Savepoint
+            | Verb::RollbackTo
+            | Verb::Release
+            | Verb::Set(_)
+            | Verb::Reset(_)
+            | Verb::Show(_)
+            | Verb::SetSessionCharacteristics(_)
+            | Verb::SetConstraints
+            | Verb::Declare { .. }
+            | Verb::Fetch
+            | Verb::Move
+            | Verb::Close(_)
+            | Verb::Deallocate(_)
+            | Verb::Discard(_)
+            | Verb::Empty
+    ) || matches!(
+        verb,
+        // A standby has no such level.
+        Verb::SetTransaction(modes) if modes.isolation != Some(Isolation::Serializable)
+    )
+}
+
+/// Whether a statement leaves its transaction with a snapshot. One that does not may still be
+/// followed by what must come before any query, and a question of ours would be a query.
+fn takes_snapshot(verb: Verb) -> bool {
+    !matches!(
+        verb,
+        Verb::Set(_)
+            | Verb::Reset(_)
+            | Verb::Show(_)
+            | Verb::SetTransaction(_)
+            | Verb::SetSessionCharacteristics(_)
+            | Verb::SetConstraints
+            | Verb::Savepoint
+            | Verb::RollbackTo
+            | Verb::Release
+            | Verb::Lock
+            | Verb::Fetch
+            | Verb::Move
+            | Verb::Close(_)
+            | Verb::Listen(_)
+            | Verb::Unlisten { .. }
+            | Verb::Notify
+            | Verb::Deallocate(_)
+            | Verb::Checkpoint
+    )
 }
 
 /// Whether a word occurs in a text, whatever the case of its letters.

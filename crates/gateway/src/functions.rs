@@ -7,7 +7,7 @@ use quorate_wire::sql::{Functions, Knowledge};
 use crate::server::Answer;
 
 /// Functions outside `pg_catalog`, by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Catalog {
     functions: HashMap<Box<[u8]>, Knowledge>,
     /// Some function may leave something in the session: also of whoever calls another that calls
@@ -17,6 +17,8 @@ pub(crate) struct Catalog {
     pub(crate) suspect_defaults: bool,
     /// The same of a view.
     pub(crate) suspect_views: bool,
+    /// Counts readings that found something else.
+    pub(crate) version: u64,
     /// Whether it was read.
     pub(crate) known: bool,
 }

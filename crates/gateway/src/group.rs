@@ -10,7 +10,7 @@ use quorate_wire::sql::{self, Access, Script, Verb};
 
 use crate::client::Client;
 use crate::statements::Statements;
-use crate::{aftermath, limits};
+use crate::{aftermath, effects, limits};
 
 /// Messages of a client that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub(crate) struct Group {
     pub(crate) leaves: bool,
     /// Statements that were looked at.
     pub(crate) texts: u32,
+    /// It leaves something by which a client has to keep its server.
+    pub(crate) stays: bool,
+    /// On a replica it would be refused, or mean something else than on the writer.
+    pub(crate) elsewhere: bool,
     /// Tells statements apart that a standby refused.
     pub(crate) fingerprint: u64,
     /// What a comment of the first statement asks of the gateway, as a range of the input.
@@ -67,6 +71,8 @@ impl Group {
             is_call: false,
             leaves: false,
             texts: 0,
+            stays: false,
+            elsewhere: false,
             fingerprint: 0,
             directive: None,
         }
@@ -75,7 +81,9 @@ impl Group {
     fn add(&mut self, script: &Script, text: &[u8], text_at: Option<usize>) {
         match &script.first {
             Verb::Show(_) => self.shows = true,
-            Verb::Set(set) => self.ours |= set.name.fold(text).starts_with(b"quorate."),
+            Verb::Set(set) => {
+                self.ours |= set.name.text(text).to_ascii_lowercase().starts_with(b"quorate.")
+            }
             _ => {}
         }
         self.texts += 1;
@@ -84,10 +92,17 @@ impl Group {
         if script.access == Access::Write {
             self.access = Access::Write;
         }
+        self.stays |= effects::stays(script, text);
+        self.elsewhere |= script.access == Access::Write
+            && (script.statements > 1 || !effects::is_neutral(script.first));
+        if script.begins && self.texts > 1 && !self.begins {
+            // What was done before belongs to the transaction, and cannot be told apart from it.
+            self.access = Access::Write;
+        }
         self.begins |= script.begins;
         self.fingerprint = self.fingerprint.rotate_left(7) ^ script.fingerprint;
         if self.directive.is_none()
-            && let (Some(at), Some(range)) = (text_at, script.directive.clone())
+            && let (Some(at), Some(range)) = (text_at, script.directive)
         {
             self.directive = Some((at + range.start as usize, at + range.end as usize));
         }
@@ -111,7 +126,7 @@ pub(crate) fn classify(client: &Client, text: &[u8], whole: bool) -> Script {
     sql::classify(text, &options)
 }
 
-/// Looks at the next group; `None` until enough of it is there.
+/// Looks at the next group, of what a client has sent; `None` until enough of it is there.
 pub(crate) fn peek(
     client: &mut Client,
     statements: &mut Statements,
@@ -125,7 +140,7 @@ pub(crate) fn peek(
     found
 }
 
-fn look(
+pub(crate) fn look(
     client: &Client,
     statements: &mut Statements,
     input: &[u8],
@@ -143,6 +158,8 @@ fn look(
         };
         let (tag, len) = (header[0], body_len(header)?);
         let end = at + HEADER + len;
+        // A text that is too long to be kept keeps its client where it is.
+        group.stays |= tag == b'P' && len > limits::PARSE_MAX;
         if end > limits::GROUP_MAX {
             return Ok(Some(group.writes(input.len())));
         }
@@ -222,7 +239,7 @@ pub(crate) fn parse<'a>(
         functions: &*functions,
         whole: client.lexable,
     };
-    let of = client.settings.mark();
+    let of = client.settings.mark() ^ functions.version;
     Ok((name, statements.intern((text, rest, of), &options), text_at))
 }
 

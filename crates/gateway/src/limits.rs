@@ -54,6 +54,9 @@ pub const GROUP_MAX: usize = 64 * 1024;
 /// Longest request that is kept until its answer begins, to be made again elsewhere.
 pub const REPLAY_MAX: usize = 16 * 1024;
 
+/// Statements of a transaction on a replica that are made again on the writer.
+pub const STORY_MAX: usize = 64;
+
 /// How often a request is made again.
 pub const RETRIES_MAX: u32 = 3;
 
@@ -127,3 +130,6 @@ pub const PREPARED_MIN: usize = 64;
 
 /// Bytes of an answer to several statements that are kept back until the last of them is done.
 pub const HELD_MAX: usize = 256 * 1024;
+
+/// The same after a statement called a function that is not known.
+pub const FUNCTIONS_UNKNOWN_AGE_MS: u64 = 1_000;

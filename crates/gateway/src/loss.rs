@@ -9,12 +9,13 @@ use quorate_wire::frame::put;
 use quorate_wire::sql::{Access, Verb};
 
 use crate::acquire::writer;
+use crate::aftermath::{self, After};
 use crate::client::{Client, Lost};
 use crate::group::{self, Group};
+use crate::limits;
 use crate::own::first_verb;
 use crate::session::{End, Unset, link, linked, protocol, refuse, settings};
 use crate::worker::Worker;
-use crate::{aftermath, limits};
 
 /// The first word of a client whose transaction block was lost with its server.
 pub(crate) async fn after_loss(
@@ -68,7 +69,10 @@ pub(crate) async fn after_loss(
             let group = Group { access: Access::Write, whole: false, ..*group };
             let after = linked(worker, client, server, &group, limits::RETRIES_MAX).await;
             *client.handle.linked.borrow_mut() = None;
-            after.map(|_| ())
+            if after? != After::Done {
+                client.lost = Some(Lost::Told);
+            }
+            Ok(())
         }
         Err(report) => {
             client.lost = Some(Lost::Told);

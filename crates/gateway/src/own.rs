@@ -45,7 +45,7 @@ pub(crate) async fn show_token(
 pub(crate) fn wrong_setting(worker: &Worker, client: &Client) -> Option<Report> {
     let (text, script) = first_text(client)?;
     let Verb::Set(set) = &script.first else { return None };
-    let name = String::from_utf8(set.name.fold(&text)).ok()?;
+    let name = String::from_utf8(set.name.text(&text).to_ascii_lowercase()).ok()?;
     let value = text.get(set.value.start as usize..set.value.end as usize)?;
     let value = std::str::from_utf8(value).ok()?.trim().trim_matches(['\'', '"']);
     let (good, hint) = match name.as_str() {
@@ -97,7 +97,7 @@ pub(crate) fn first_text(client: &Client) -> Option<(Vec<u8>, Script)> {
                 name => client.statements.get(name),
             };
             let known = known?;
-            return Some((known.text.to_vec(), known.script.clone()));
+            return Some((known.text.to_vec(), known.script));
         }
         _ => return None,
     };

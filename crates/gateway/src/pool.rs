@@ -137,7 +137,8 @@ impl Pool {
     }
 
     /// Takes a connection back that is clean; others are dropped.
-    pub(crate) fn put(&self, server: Box<Server>) {
+    pub(crate) fn put(&self, mut server: Box<Server>) {
+        server.pooled = true;
         if !server.is_clean() || self.part.get() != Some(server.part) {
             return;
         }
@@ -289,6 +290,7 @@ mod tests {
             asks_xid: false,
             opened: 0,
             used: 0,
+            pooled: false,
             incarnation: 0,
             place: Some(place),
         })

@@ -33,6 +33,8 @@ pub(crate) enum Event {
     Hold,
     /// A commit stopped waiting for its copies; the word of it is this long.
     CancelledWait(usize),
+    /// What the client sends next does not belong on a replica.
+    Elsewhere,
     /// The first thing the server said is an error with this SQLSTATE; it was not passed on.
     Refused([u8; 5]),
 }
@@ -46,6 +48,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) guarded: bool,
     /// A group was passed on; the next one may have to go elsewhere.
     pub(crate) one_at_a_time: bool,
+    /// A part of the group under way was passed on, or it was looked at before.
+    pub(crate) begun: bool,
     /// A group's end was passed on.
     pub(crate) asked: bool,
     /// A group's end was passed on, and is not answered yet.
@@ -80,6 +84,7 @@ impl<'a> Relay<'a> {
             worker,
             guarded,
             one_at_a_time,
+            begun: true,
             asked: false,
             pausing: false,
             consumed: 0,
@@ -360,7 +365,8 @@ impl<'a> Relay<'a> {
             };
             moved = true;
             if self.client.end.stash.is_empty() {
-                let used = self.requests(&scratch[..n])?;
+                let up = self.requests(&scratch[..n]);
+                let used = if let Err(Event::Elsewhere) = up { 0 } else { up? };
                 self.client.end.stash.extend_from_slice(&scratch[used..n]);
             } else {
                 self.client.end.stash.extend_from_slice(&scratch[..n]);
@@ -382,6 +388,7 @@ impl<'a> Relay<'a> {
     /// A group's end is passed on.
     pub(crate) fn ends_group(&mut self) {
         self.asked = true;
+        self.begun = false;
         self.pausing = true;
         self.barrier |= std::mem::take(&mut self.barrier_due);
     }
@@ -398,7 +405,9 @@ impl<'a> Relay<'a> {
 
     fn requests(&mut self, input: &[u8]) -> Result<usize, Event> {
         match self.upstream(input) {
-            Ok((used, Up::More)) => {
+            Ok((0, Up::Elsewhere)) => Err(Event::Elsewhere),
+            // What comes before such a group is done with; it is looked at again.
+            Ok((used, Up::More | Up::Elsewhere)) => {
                 self.consumed += used;
                 Ok(used)
             }

@@ -106,6 +106,8 @@ pub(crate) struct Server {
     /// Milliseconds of the worker's clock.
     pub(crate) opened: u64,
     pub(crate) used: u64,
+    /// It served before, and may have died while nobody looked.
+    pub(crate) pooled: bool,
     /// Which start of the server it leads to; for replicas.
     pub(crate) incarnation: u64,
     /// Given up with the connection.
@@ -206,6 +208,7 @@ impl Server {
             asks_xid: false,
             opened: now,
             used: now,
+            pooled: false,
             incarnation: 0,
             place: None,
         };

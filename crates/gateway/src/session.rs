@@ -12,6 +12,7 @@ use quorate_wire::sql::Access;
 use crate::acquire::acquire;
 use crate::aftermath::{self, After};
 use crate::client::{Client, State};
+use crate::elsewhere;
 use crate::gate::Verdict;
 use crate::group::{self, Group, peek};
 use crate::io::Scratch;
@@ -175,6 +176,8 @@ async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) ->
             Ok(After::Done) => break Ok(()),
             Ok(After::OnWriter) => group.access = Access::Write,
             Ok(After::Again) => {}
+            // There are no more of them than places in a pool.
+            Ok(After::Stale) => continue,
             Err(end) => break Err(end),
         }
         retries += 1;
@@ -214,9 +217,9 @@ async fn once(
     };
     match settings(worker, client, &mut server).await {
         Ok(()) => {}
-        Err(Unset::Gone(gone)) if retries < limits::RETRIES_MAX => {
+        Err(Unset::Gone(gone)) if server.pooled || retries < limits::RETRIES_MAX => {
             tracing::debug!("a server was lost before it was used: {}", gone.sentence());
-            return Ok(After::Again);
+            return Ok(unused(&server));
         }
         Err(unset) => {
             refuse(client, group, &unset.report(), Status::Idle);
@@ -224,12 +227,17 @@ async fn once(
         }
     }
     if group.shows && show_token(worker, client, &mut server).await.is_err() {
-        return Ok(After::Again);
+        return Ok(unused(&server));
     }
     link(client, &server);
     let after = linked(worker, client, server, group, retries).await;
     *client.handle.linked.borrow_mut() = None;
     after
+}
+
+/// What follows when a server is lost before anything was sent to it.
+fn unused(server: &Server) -> After {
+    if server.pooled { After::Stale } else { After::Again }
 }
 
 /// Makes the client's settings on the server, and what else it needs.
@@ -332,13 +340,27 @@ pub(crate) async fn linked(
                         account.put(server);
                         return Ok(After::Done);
                     }
+                    Ok(tidy::Next::Keep) if relay.server.part == Part::Replica => {
+                        drop(server);
+                        return Err(End::Told(Box::new(elsewhere::stays(client))));
+                    }
                     Ok(tidy::Next::Keep) => {
+                        // What was set back goes back to where this client began.
+                        match settings(worker, relay.client, relay.server).await {
+                            Ok(()) => {}
+                            Err(Unset::Wrong(why)) => {
+                                tracing::info!("a client's settings cannot be made again: {why}");
+                            }
+                            Err(Unset::Gone(gone)) => {
+                                let why = gone.sentence();
+                                return aftermath::lost(worker, client, server, &why, group).await;
+                            }
+                        }
                         relay.asked = false;
                         relay.barrier = false;
                         relay.reused.clear();
                         relay.client.handle.state.set(State::Idle);
                     }
-                    Ok(tidy::Next::Drop) => return Ok(After::Done),
                     Err(gone) => {
                         let why = gone.sentence();
                         return aftermath::lost(worker, client, server, &why, group).await;
@@ -354,6 +376,7 @@ pub(crate) async fn linked(
                 let stash = &mut relay.server.end.stash;
                 stash.advance(len.min(stash.len()));
             }
+            Event::Elsewhere => return elsewhere::goes_on(worker, client, server).await,
             Event::Refused(code) => match aftermath::refused(&mut relay, code, group) {
                 Some(after) => {
                     relay.rewind();
@@ -374,14 +397,22 @@ pub(crate) async fn linked(
                 return Err(End::Told(Box::new(protocol(&error))));
             }
             Event::ServerLost(why) => {
-                if relay.consumed == 0 || relay.guarded && repeatable {
+                if relay.consumed == 0 {
+                    relay.rewind();
+                    return Ok(unused(&server));
+                }
+                if relay.guarded && repeatable {
                     relay.rewind();
                     return Ok(After::Again);
                 }
                 return aftermath::lost(worker, client, server, &why, group).await;
             }
             Event::Cut => {
-                if relay.consumed == 0 || relay.guarded && repeatable {
+                if relay.consumed == 0 {
+                    relay.rewind();
+                    return Ok(unused(&server));
+                }
+                if relay.guarded && repeatable {
                     relay.rewind();
                     return Ok(After::Again);
                 }

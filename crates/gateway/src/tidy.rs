@@ -7,7 +7,9 @@ use bytes::{BufMut, BytesMut};
 use quorate_core::Lsn;
 use quorate_core::gateway::{Consistency, PoolMode};
 
-use crate::client::{Block, Client, Pin};
+use crate::acquire::learn_functions;
+use crate::client::{Block, Client, Ending, Pin};
+use crate::limits;
 use crate::server::{Gone, Part, Server};
 use crate::settings::put_literal;
 use crate::worker::Worker;
@@ -20,8 +22,6 @@ pub(crate) enum Next {
     Release,
     /// It stays with the client.
     Keep,
-    /// It is in a state that nobody should get.
-    Drop,
 }
 
 /// Finds out what may be left, where there is anything to ask.
@@ -42,21 +42,21 @@ pub(crate) async fn tidy(
     client: &mut Client,
     server: &mut Server,
 ) -> Result<Next, Gone> {
-    let block = std::mem::take(&mut client.block);
+    let mut block = std::mem::take(&mut client.block);
     remember(worker, client, server, &block).await?;
     if block.discarded && !block.failed {
         discarded(client, server);
     } else {
         if block.reset_all {
-            // Not known whether it took effect, if an error followed: nobody gets this server.
-            if !block.failed {
-                client.settings = Rc::clone(&client.startup);
-                client.read_settings();
-            }
-            return Ok(Next::Drop);
+            reset_all(client, server, &mut block);
         }
         if !block.settings.is_empty() {
             learn(worker, client, server, &block).await?;
+        }
+        if block.look {
+            // Code that is not known may be known by now.
+            let age = limits::FUNCTIONS_UNKNOWN_AGE_MS;
+            learn_functions(&client.account, server, worker.now(), age).await?;
         }
         if block.look || suspicious(client, &block) {
             look(client, server).await?;
@@ -114,6 +114,24 @@ fn discarded(client: &mut Client, server: &mut Server) {
     client.handle.pin.set(None);
 }
 
+/// RESET ALL: whatever is known to be set may be back at its default. A role is not reset by it.
+fn reset_all(client: &Client, server: &Server, block: &mut Block) {
+    let known = [&server.applied, &client.settings, &client.startup];
+    for (name, _) in known.into_iter().flat_map(|settings| settings.iter()) {
+        let name: Box<[u8]> = name.into();
+        if !block.settings.contains(&name) {
+            block.settings.push(name.clone());
+        }
+        if name[..] != *b"role" && !block.resets.contains(&name) {
+            block.resets.push(name);
+        }
+    }
+}
+
+/// `default_transaction_read_only`, if the session set it.
+const READ_ONLY_SET: &[u8] = b"(SELECT setting FROM pg_catalog.pg_settings \
+WHERE name = 'default_transaction_read_only' AND source = 'session')";
+
 /// What the settings are now that the transaction may have changed: the server is asked, since it
 /// alone knows what was rolled back.
 async fn learn(
@@ -128,6 +146,11 @@ async fn learn(
         if i > 0 {
             sql.put_u8(b',');
         }
+        if server.part == Part::Replica && name[..] == *b"default_transaction_read_only" {
+            // Its default is another one there.
+            sql.put_slice(READ_ONLY_SET);
+            continue;
+        }
         sql.put_slice(b"pg_catalog.current_setting(");
         put_literal(&mut sql, name);
         sql.put_slice(b",true)");
@@ -141,9 +164,11 @@ async fn learn(
     server.applied = server.applied.with(learnt.clone());
     client.settings = client.settings.with(learnt);
     // What a client asked for when it connected is where it goes back to.
-    let startup = Rc::clone(&client.startup);
-    let back = block.resets.iter().filter_map(|name| Some((&name[..], Some(startup.get(name)?))));
-    client.settings = client.settings.with(back);
+    if !block.failed && block.end != Some(Ending::Rollback) {
+        let startup = Rc::clone(&client.startup);
+        let back = block.resets.iter().filter_map(|n| Some((&n[..], Some(startup.get(n)?))));
+        client.settings = client.settings.with(back);
+    }
     client.read_settings();
     if let Some(text) = client.settings.get(TOKEN) {
         let text = std::str::from_utf8(text).unwrap_or_default();

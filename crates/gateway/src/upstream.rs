@@ -10,10 +10,12 @@ use quorate_wire::sql::{Leaves, Script, Verb};
 
 use crate::client::Pin;
 use crate::exchange::{Kind, Undo, Whose};
+use crate::group::{self, Group};
+use crate::limits;
 use crate::relay::Relay;
-use crate::server::Server;
+use crate::server::{Part, Server};
 use crate::statements::Statement;
-use crate::{group, limits};
+use crate::story::Story;
 
 /// The statement that tells the id of the transaction, as every connection to a writer has it.
 pub(crate) const XID_STATEMENT: &[u8] = b"quorate_xid";
@@ -30,6 +32,8 @@ pub(crate) enum Up {
     More,
     /// The client said goodbye.
     Left,
+    /// The group that begins here does not belong on a replica.
+    Elsewhere,
 }
 
 /// A message of a client, as much of it as is there.
@@ -90,11 +94,33 @@ impl Relay<'_> {
             if self.must_wait(&message) {
                 return Ok((at, Up::More));
             }
+            if !self.begun && self.server.part == Part::Replica {
+                match self.next_group(rest)? {
+                    None => return Ok((at, Up::More)),
+                    Some(group) if self.belongs_elsewhere(&group) => {
+                        return Ok((at, Up::Elsewhere));
+                    }
+                    Some(_) => self.begun = true,
+                }
+            }
             self.client.left = HEADER + len - n;
             self.client.passing = true;
             at += n;
             self.message(message)?;
         }
+    }
+
+    fn next_group(&mut self, input: &[u8]) -> Result<Option<Group>, Error> {
+        let statements = &mut self.worker.statements.borrow_mut();
+        group::look(self.client, statements, input, &mut None)
+    }
+
+    /// Whether a group of a transaction on a replica has to go to the writer: one that would keep
+    /// the client there; and one that may write, as long as the transaction can be moved.
+    fn belongs_elsewhere(&self, group: &Group) -> bool {
+        let block = &self.client.block;
+        self.server.exchange.status == Status::InTransaction
+            && (group.stays || group.elsewhere && matches!(block.story, Story::Told { .. }))
     }
 
     /// Whether a message clears what the answers under way still refer to.
@@ -246,9 +272,8 @@ impl Relay<'_> {
     fn prepare(&mut self, statement: &Rc<Statement>, whose: Whose) {
         let has = self.server.prepared.touch(statement);
         let status = self.server.exchange.status;
-        let plain = matches!(statement.script.first, Verb::Select | Verb::With | Verb::Change)
-            && !statement.noisy.get()
-            && !self.client.block.set;
+        let plain =
+            is_plain(statement.script.first) && !statement.noisy.get() && !self.client.block.set;
         if has && plain && (self.guarded || status == Status::InTransaction) {
             self.reused.push(Rc::clone(statement));
             self.server.exchange.sent(Kind::Parsed, false, Undo::Parsed(whose));
@@ -427,6 +452,21 @@ impl Relay<'_> {
             out.put_slice(NO_STATEMENT);
         });
     }
+}
+
+/// Whether a statement is planned like a query, and nothing else.
+fn is_plain(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Select
+            | Verb::Values
+            | Verb::Table
+            | Verb::With
+            | Verb::Insert
+            | Verb::Update
+            | Verb::Delete
+            | Verb::Merge
+    )
 }
 
 fn put_header(out: &mut BytesMut, tag: u8, len: usize) {

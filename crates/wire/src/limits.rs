@@ -19,3 +19,10 @@ pub const AUTHENTICATION_MAX: usize = 1024;
 /// Most rounds of a stored SCRAM password that are taken. They cost the client, not us; more than
 /// PostgreSQL can store is not a stored password.
 pub const SCRAM_ITERATIONS_MAX: u32 = i32::MAX as u32;
+
+/// Deepest nesting of parentheses in a statement that is looked into. Beyond it a statement needs
+/// the writer; generated queries stay far below.
+pub const SQL_DEPTH_MAX: u32 = 120;
+
+/// Longest name of a function or setting; PostgreSQL cuts identifiers there.
+pub const SQL_NAME_MAX: usize = 63;

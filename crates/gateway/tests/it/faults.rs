@@ -32,6 +32,14 @@ in_both_modes! {
     a_lock_taken_by_a_view_keeps_the_server
     a_lock_taken_by_a_default_keeps_the_server
     a_lock_taken_deep_keeps_the_server
+    a_reset_of_the_session_authorization_resets_the_role
+    reset_all_keeps_what_keeps_the_server
+    reset_all_leads_back_to_the_first_packet
+    a_rolled_back_reset_all_changes_nothing
+    session_characteristics_change_what_they_name
+    what_comes_before_the_first_snapshot_stays_there
+    deallocate_all_in_a_block_that_wrote_is_followed
+    more_dead_connections_than_retries_go_unnoticed
 }
 
 async fn prepare(raw: &mut Raw, name: &str, sql: &str) -> Result<()> {
@@ -317,5 +325,138 @@ async fn a_described_rollback_under_way_is_answered_in_full(mode: Mode) -> Resul
     door.in_server("query = 'ROLLBACK' AND state = 'idle'").await;
     door.no_writer();
     assert_eq!(raw.answer().await?.ok().tags, "1tn2nCZ");
+    Ok(())
+}
+
+async fn a_reset_of_the_session_authorization_resets_the_role(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 2).await?;
+    let (mut a, mut b) = (door.raw().await?, door.raw().await?);
+    for back in ["RESET SESSION AUTHORIZATION", "SET SESSION AUTHORIZATION DEFAULT"] {
+        a.ask("SET ROLE app").await?.ok();
+        a.ask(back).await?.ok();
+        assert_eq!(b.value("SELECT current_user").await?, "postgres");
+        assert_eq!(a.value("SELECT current_user").await?, "postgres", "{back}");
+        a.ask("DISCARD ALL").await?.ok();
+    }
+    Ok(())
+}
+
+async fn reset_all_keeps_what_keeps_the_server(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 2).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("DECLARE held CURSOR WITH HOLD FOR SELECT 'held'").await?.ok();
+    raw.ask("SET ROLE app").await?.ok();
+    raw.ask("SET work_mem = '9MB'").await?.ok();
+    raw.ask("RESET ALL").await?.ok();
+    assert_eq!(raw.value("FETCH held").await?, "held");
+    assert_eq!(raw.value("SELECT current_user").await?, "app");
+    assert_eq!(raw.value("SHOW work_mem").await?, "4MB");
+    Ok(())
+}
+
+async fn reset_all_leads_back_to_the_first_packet(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let startup =
+        [("user", "postgres"), ("database", &door.database[..]), ("options", "-c work_mem=7MB")];
+    for pinned in [false, true] {
+        let mut raw = Raw::connect(door.address, &Startup::new(&startup)).await?;
+        raw.greeted().await?;
+        if pinned {
+            raw.ask("LISTEN c").await?.ok();
+        }
+        raw.ask("SET work_mem = '9MB'").await?.ok();
+        raw.ask("RESET ALL").await?.ok();
+        assert_eq!(raw.value("SHOW work_mem").await?, "7MB");
+        if !pinned {
+            let mut other = door.raw().await?;
+            assert_eq!(other.value("SHOW work_mem").await?, "4MB");
+        }
+    }
+    Ok(())
+}
+
+async fn a_rolled_back_reset_all_changes_nothing(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("SET work_mem = '9MB'").await?.ok();
+    for end in ["ROLLBACK", "SELECT 1/0; COMMIT"] {
+        raw.ask("BEGIN").await?.ok();
+        raw.ask("RESET ALL").await?.ok();
+        raw.ask(end).await?;
+        if end != "ROLLBACK" {
+            raw.ask("COMMIT").await?.ok();
+        }
+        assert_eq!(raw.value("SHOW work_mem").await?, "9MB", "{end}");
+    }
+    Ok(())
+}
+
+async fn session_characteristics_change_what_they_name(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let (mut a, mut b) = (door.raw().await?, door.raw().await?);
+    let level = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+    a.ask(level).await?.ok();
+    assert_eq!(b.value("SHOW default_transaction_isolation").await?, "read committed");
+    assert_eq!(a.value("SHOW default_transaction_isolation").await?, "serializable");
+    a.ask("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").await?.ok();
+    assert_eq!(b.value("SHOW default_transaction_read_only").await?, "off");
+    assert_eq!(a.value("SHOW default_transaction_read_only").await?, "on");
+    Ok(())
+}
+
+async fn what_comes_before_the_first_snapshot_stays_there(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let admin = door.admin().await?;
+    admin.batch_execute("CREATE TABLE t(i int)").await?;
+    let mut raw = door.raw().await?;
+    for extended in [false, true] {
+        raw.ask("BEGIN").await?.ok();
+        for sql in [
+            "LOCK TABLE t",
+            "SET LOCAL work_mem = '5MB'",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        ] {
+            if extended {
+                raw.exchange(Say::new().statement(sql).sync()).await?.ok();
+            } else {
+                raw.ask(sql).await?.ok();
+            }
+        }
+        raw.ask("COMMIT").await?.ok();
+    }
+    Ok(())
+}
+
+async fn deallocate_all_in_a_block_that_wrote_is_followed(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    prepare(&mut raw, "s", "SELECT 1").await?;
+    raw.ask("BEGIN").await?.ok();
+    raw.ask("CREATE TABLE t(i int)").await?.ok();
+    raw.ask("DEALLOCATE ALL").await?.ok();
+    raw.ask("INSERT INTO t VALUES (1)").await?.ok();
+    raw.ask("COMMIT").await?.ok();
+    assert_eq!(raw.exchange(Say::new().run("s", &[])).await?.code(), "26000");
+    assert_eq!(raw.value("SELECT count(*) FROM t").await?, "1");
+    Ok(())
+}
+
+async fn more_dead_connections_than_retries_go_unnoticed(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 8).await?;
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        let mut raw = door.raw().await?;
+        raw.ask("BEGIN").await?.ok();
+        all.push(raw);
+    }
+    for raw in &mut all {
+        raw.ask("COMMIT").await?.ok();
+    }
+    let end = "SELECT count(pg_terminate_backend(pid, 9000)) FROM pg_stat_activity \
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    door.admin().await?.batch_execute(end).await?;
+    // Settings have to be made first, which is where it is noticed.
+    all[0].ask("SET work_mem = '5MB'").await?.ok();
+    assert_eq!(all[1].value("SELECT 1").await?, "1");
     Ok(())
 }

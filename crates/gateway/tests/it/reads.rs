@@ -1,18 +1,24 @@
 //! Reads that a standby serves, when it is known to have what they must see.
 
 use anyhow::Result;
+use quorate_core::gateway::PoolMode;
 
 use crate::door::{Door, Mode, TERM, in_both_modes};
-use crate::raw::{Raw, Say};
+use crate::raw::{Answer, Raw, Say};
 use crate::server::eventually;
 
 in_both_modes! {
     reads_go_to_a_standby_that_has_what_they_must_see
     what_a_standby_refuses_is_done_by_the_writer
     a_standby_that_stops_serving_is_left
+    a_read_only_block_goes_on_at_the_writer_when_it_must
+    a_read_only_block_with_one_snapshot_does_not_move
+    a_read_only_block_may_write_where_postgresql_lets_it
+    a_session_pool_begins_at_the_writer
+    what_a_reset_at_a_standby_finds_is_not_taken_for_a_setting
 }
 
-const WHERE: &str = "SELECT current_setting('transaction_read_only')";
+const WHERE: &str = "SELECT standby FROM place";
 
 /// Waits until reads of this client are served by a standby, or by the writer.
 async fn goes(raw: &mut Raw, standby: bool) {
@@ -103,5 +109,110 @@ async fn a_standby_that_stops_serving_is_left(mode: Mode) -> Result<()> {
     // Said to serve when it does not: the writer answers.
     door.replayed(50).await?;
     goes(&mut raw, false).await;
+    Ok(())
+}
+
+/// A client whose reads go to a standby, if it need not keep its server.
+async fn reading(mode: Mode, spec: PoolMode) -> Result<(Door, Raw)> {
+    let door = Door::with_standby(mode).await?;
+    door.want(|wanted| wanted.pool.mode = spec);
+    door.replayed(50).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("SET quorate.consistency = 'eventual'").await?.ok();
+    if spec == PoolMode::Transaction {
+        goes(&mut raw, true).await;
+    }
+    Ok((door, raw))
+}
+
+/// Both ways to ask.
+async fn say(raw: &mut Raw, sql: &str, extended: bool) -> Result<Answer> {
+    match extended {
+        true => raw.exchange(Say::new().statement(sql).sync()).await,
+        false => raw.ask(sql).await,
+    }
+}
+
+async fn a_read_only_block_goes_on_at_the_writer_when_it_must(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    for extended in [false, true] {
+        // Nothing was read; something was, with a snapshot for each statement.
+        for read in [false, true] {
+            say(&mut raw, "BEGIN READ ONLY", extended).await?.ok();
+            say(&mut raw, "SET LOCAL work_mem = '5MB'", extended).await?.ok();
+            say(&mut raw, "SAVEPOINT s", extended).await?.ok();
+            if read {
+                assert_eq!(say(&mut raw, WHERE, extended).await?.ok().value(), "on");
+            }
+            assert_eq!(say(&mut raw, "SELECT pg_advisory_lock(7)", extended).await?.status, 'T');
+            assert_eq!(say(&mut raw, "SHOW work_mem", extended).await?.ok().value(), "5MB");
+            say(&mut raw, "ROLLBACK TO s", extended).await?.ok();
+            assert_eq!(say(&mut raw, WHERE, extended).await?.ok().value(), "off");
+            say(&mut raw, "COMMIT", extended).await?.ok();
+            assert_eq!(say(&mut raw, "SHOW work_mem", extended).await?.ok().value(), "4MB");
+            assert_eq!(raw.value("SELECT pg_advisory_unlock(7)").await?, "t");
+            raw.ask("DISCARD ALL").await?.ok();
+            goes(&mut raw, true).await;
+        }
+    }
+    Ok(())
+}
+
+async fn a_read_only_block_with_one_snapshot_does_not_move(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    for extended in [false, true] {
+        say(&mut raw, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", extended).await?.ok();
+        assert_eq!(say(&mut raw, WHERE, extended).await?.ok().value(), "on");
+        let answer = say(&mut raw, "DECLARE c CURSOR WITH HOLD FOR SELECT 1", extended).await?;
+        assert_eq!((answer.code(), answer.status), ("25006", 'E'));
+        assert_eq!(say(&mut raw, "SELECT 1", extended).await?.code(), "25P02");
+        assert_eq!(say(&mut raw, "ROLLBACK", extended).await?.status, 'I');
+        // Nothing is left of it.
+        say(&mut raw, "CREATE TEMP TABLE t(i int)", extended).await?.ok();
+        raw.ask("DISCARD ALL").await?.ok();
+    }
+    Ok(())
+}
+
+async fn a_read_only_block_may_write_where_postgresql_lets_it(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    for sql in ["NOTIFY c", "SELECT txid_current()", "LOCK TABLE pg_class IN EXCLUSIVE MODE"] {
+        for extended in [false, true] {
+            raw.ask("BEGIN READ ONLY").await?.ok();
+            assert_eq!(raw.value(WHERE).await?, "on");
+            assert_eq!(say(&mut raw, sql, extended).await?.ok().status, 'T', "{sql}");
+            raw.ask("COMMIT").await?.ok();
+        }
+    }
+    // What it refuses it refuses in its own words.
+    raw.ask("BEGIN READ ONLY").await?.ok();
+    let answer = raw.ask("COPY pg_class FROM STDIN").await?;
+    assert_eq!(answer.errors[0].message, "cannot execute COPY FROM in a read-only transaction");
+    raw.ask("ROLLBACK").await?.ok();
+    Ok(())
+}
+
+async fn a_session_pool_begins_at_the_writer(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Session).await?;
+    raw.value(WHERE).await?;
+    raw.ask("CREATE TEMP TABLE t(i int)").await?.ok();
+    Ok(())
+}
+
+async fn what_a_reset_at_a_standby_finds_is_not_taken_for_a_setting(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    for sql in [
+        "RESET default_transaction_read_only",
+        "SET default_transaction_read_only TO DEFAULT",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "RESET ALL",
+    ] {
+        raw.ask("BEGIN READ ONLY").await?.ok();
+        assert_eq!(raw.value(WHERE).await?, "on");
+        raw.ask(sql).await?.ok();
+        raw.ask("COMMIT").await?.ok();
+        assert_eq!(raw.value("SHOW default_transaction_read_only").await?, "off", "{sql}");
+        raw.ask("CREATE TABLE r(i int); DROP TABLE r").await?.ok();
+    }
     Ok(())
 }

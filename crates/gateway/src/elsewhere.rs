@@ -1,0 +1,114 @@
+//! A transaction that began on a replica and has to go on at the writer.
+
+use std::rc::Rc;
+
+use quorate_wire::backend::Report;
+use quorate_wire::sql::Access;
+
+use crate::acquire;
+use crate::aftermath::{self, After};
+use crate::client::{Block, Client, Lost, Pin};
+use crate::group::Group;
+use crate::limits;
+use crate::server::{Gone, Server};
+use crate::session::{CUT, End, Unset, link, linked, settings};
+use crate::story::Story;
+use crate::worker::Worker;
+
+/// A transaction on a replica comes to something that does not belong there. It begins anew on the
+/// writer, if nobody can tell the difference: it has read nothing yet, or each of its statements
+/// sees its own snapshot anyway. Any other has failed.
+pub(crate) async fn goes_on(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    server: Box<Server>,
+) -> Result<After, End> {
+    let block = std::mem::take(&mut client.block);
+    let again = roll_back(client, block, server).await;
+    let moved = match again {
+        Some(again) => begun_on_writer(worker, client, &again).await,
+        None => Err(Box::new(
+            Report::error("25006", "a transaction on a replica cannot do this")
+                .detail("It leaves something in its session, which would stay on the replica.")
+                .hint(
+                    "Do it first in the transaction, outside of one, or in one that is not \
+                     READ ONLY; or SET quorate.read_from = 'writer'.",
+                ),
+        )),
+    };
+    let server = match moved {
+        Ok(server) => server,
+        Err(report) => {
+            client.lost = Some(Lost::Untold(*report));
+            return Ok(After::Done);
+        }
+    };
+    link(client, &server);
+    let group = Group { access: Access::Write, whole: false, ..Group::nothing() };
+    let after = Box::pin(linked(worker, client, server, &group, limits::RETRIES_MAX)).await?;
+    if after != After::Done {
+        // Its server died before it did anything, and the transaction with it.
+        client.lost = Some(Lost::Untold(aftermath::undone(CUT)));
+    }
+    Ok(After::Done)
+}
+
+/// A connection to the writer on which a client's transaction was made again.
+async fn begun_on_writer(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    again: &[Box<[u8]>],
+) -> Result<Box<Server>, Box<Report>> {
+    let mut server = acquire::writer(worker, &client.account, &client.settings).await?;
+    let begun = async {
+        settings(worker, client, &mut server).await?;
+        for statement in again {
+            if let Some(why) = server.ask(statement).await?.failed() {
+                return Ok(Some(why));
+            }
+        }
+        Ok(None)
+    };
+    match begun.await.map_err(|unset: Unset| Box::new(unset.report()))? {
+        None => Ok(server),
+        Some(why) => Err(Box::new(aftermath::undone(&why))),
+    }
+}
+
+/// Rolls a transaction back whose client goes on elsewhere, and gives its server back. The
+/// statements by which it can be made again, if it can.
+async fn roll_back(
+    client: &Client,
+    block: Block,
+    mut server: Box<Server>,
+) -> Option<Vec<Box<[u8]>>> {
+    let account = Rc::clone(&client.account);
+    let ended = async {
+        let again = match block.story {
+            Story::Told { .. } if block.failed => None,
+            Story::Told { again, read: false } => Some(again),
+            Story::Told { again, read: true } => {
+                let level = server.ask(b"SHOW transaction_isolation").await?;
+                let each = level.column(0, 0).is_some_and(|level| level.starts_with(b"read "));
+                each.then_some(again)
+            }
+            Story::Untold | Story::Lost => None,
+        };
+        server.ask(b"ROLLBACK").await?;
+        Ok::<_, Gone>(again)
+    };
+    let again = tokio::time::timeout(limits::FINISH_WAIT, ended).await.ok()?.ok()?;
+    // Code that is not known may have left something.
+    if !block.look {
+        account.put(server);
+    }
+    again
+}
+
+/// For a client whose session on a replica is not what it was, and cannot go on elsewhere.
+pub(crate) fn stays(client: &Client) -> Report {
+    let words = client.handle.pin.get().map_or("it left something there", Pin::words);
+    Report::fatal("25006", "a read-only transaction left something in its session on a replica")
+        .detail(format!("The session could not go on elsewhere: {words}."))
+        .hint("Do this outside of a READ ONLY transaction, or SET quorate.read_from = 'writer'.")
+}

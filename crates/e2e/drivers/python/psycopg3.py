@@ -219,8 +219,7 @@ def copy():
             with cursor.copy(f"COPY (SELECT * FROM psycopg_copy ORDER BY a) TO STDOUT{form}") as copy:
                 copy.set_types(["int4", "text"])
                 read = list(copy.rows())
-            wanted = [(i, f"row {i}\t\\") for i in range(10000)]
-            expect(read == (wanted if form else [(str(a), b) for a, b in wanted]), True)
+            expect(read == [(i, f"row {i}\t\\") for i in range(10000)], True)
         # What the client gives up leaves nothing.
         def gives_up():
             with cursor.copy("COPY psycopg_copy FROM STDIN") as copy:
@@ -380,7 +379,7 @@ def own_writes():
 
 @check("a switchover is a pause")
 def switchover():
-    before = next(s for s in SOCKETS if not in_recovery(s))
+    before = next(socket for socket in SOCKETS if not in_recovery(socket))
     command = [os.environ["QUORATE_BIN"], "switchover", "--dir", os.environ["QUORATE_DIR"]]
     with connect(0) as one, connect(1) as two, connect(2, autocommit=True) as three:
         one.execute("TRUNCATE psycopg_rows")
@@ -408,12 +407,16 @@ def switchover():
         for _ in range(20):
             round_()
         expect(value(one, "SELECT count(*) FROM psycopg_rows"), written)
-    expect(in_recovery(before), True)
+    until(lambda: in_recovery(before), "the former writer follows")
 
 
 def in_recovery(socket):
-    with direct(socket) as conn:
-        return value(conn, "SELECT pg_is_in_recovery()")
+    """Whether a server is a standby; not while it starts."""
+    try:
+        with direct(socket) as conn:
+            return value(conn, "SELECT pg_is_in_recovery()")
+    except psycopg.OperationalError:
+        return False
 
 
 if __name__ == "__main__":

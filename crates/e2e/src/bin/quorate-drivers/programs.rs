@@ -43,11 +43,7 @@ fn fed(command: &mut Command, input: &str) -> Result<Said> {
     drop(stdin);
     let output = child.wait_with_output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Said {
-        good: output.status.success(),
-        out: text(&output.stdout),
-        err: text(&output.stderr),
-    })
+    Ok(Said { good: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) })
 }
 
 /// psql, which stops at the first error.
@@ -233,12 +229,15 @@ fn restored(
     place: &Place<'_>,
     way: impl FnOnce(&mut Command, &mut Command) -> Result<()>,
 ) -> Result<()> {
-    psql_run(place, "DROP DATABASE IF EXISTS dump_to;\nCREATE DATABASE dump_to;")?.ok()?;
+    // The gateways' pools keep idle connections with the first copy.
+    let made = "DROP DATABASE IF EXISTS dump_to WITH (FORCE);\nCREATE DATABASE dump_to;";
+    psql_run(place, made)?.ok()?;
     way(&mut place.program("pg_dump")?, &mut place.program("pg_restore")?)?;
     let text = |name: &str| -> Result<String> {
         let out = fed(place.program("pg_dump")?.args(["--inserts", name]), "")?.ok()?;
         // A random word that keeps psql's own commands out of a dump differs each time.
-        let same = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        let same =
+            |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
         Ok(out.lines().filter(same).collect::<Vec<_>>().join("\n"))
     };
     let (from, to) = (text("dump_from")?, text("dump_to")?);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use quorate_e2e::binary::{Binary, Ports};
-use quorate_e2e::{Cluster, local, postgres};
+use quorate_e2e::{Cluster, local, postgres, workload};
 
 /// A cluster, as an application sees it.
 pub struct Place<'a> {
@@ -79,10 +79,10 @@ impl<'a> Place<'a> {
     pub fn suite(&self) -> Result<(String, String)> {
         let writer = self.cluster.wait_writer()?;
         let node = self.cluster.node(&writer)?;
-        for name in ["suite_server", "suite_gateway"] {
-            local::query(&node.socket_dir(), &format!("CREATE DATABASE {name}"))?;
-        }
         let login = self.cluster.login();
+        for name in ["suite_server", "suite_gateway"] {
+            workload::sql_through(login, node.gateway(), &format!("CREATE DATABASE {name}"))?;
+        }
         let who = format!("user={} password={}", login.user, login.password);
         let server = format!(
             "host={} port=5432 sslmode=disable dbname=suite_server {who}",

@@ -77,7 +77,7 @@ pub fn psql(place: &Place<'_>, report: &mut Driver<'_>) -> Result<()> {
             .refused("certificate verify failed")
     });
     report.check("TLS: channel_binding=require", || {
-        let bound = || Ok::<_, anyhow::Error>(psql_command(place)?);
+        let bound = || psql_command(place);
         expect(&fed(bound()?.env("PGCHANNELBINDING", "require"), "SELECT 1")?.ok()?, "1\n")?;
         let mut plain = bound()?;
         plain.env("PGCHANNELBINDING", "require").env("PGSSLMODE", "disable");

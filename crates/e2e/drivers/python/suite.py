@@ -23,20 +23,16 @@ PASSED_MIN = 3000
 # Tests that cannot pass through a pool, by why.
 DIFFERENT = {
     "counts rows of pg_prepared_statements, where the server shows the gateway's own": [
-        r"test_prepared\.py::test_(dont_prepare|do_prepare|auto_prepare|prepare_disable)",
-        r"test_prepared\.py::test_(no_prepare_multi|misc_statement|params_types|evict_lru)",
-        r"test_prepared\.py::test_(different_types|untyped_json|change_type)",
-        r"test_pipeline\.py::test_(prepared|auto_prepare)",
+        r"test_prepared(_async)?\.py::test_(dont_prepare|do_prepare|auto_prepare|prepare_disable)",
+        r"test_prepared(_async)?\.py::test_(no_prepare_multi|no_prepare_error|misc_statement)",
+        r"test_prepared(_async)?\.py::test_(params_types|evict_lru|different_types|untyped_json)",
+        r"test_pipeline(_async)?\.py::test_(prepared|auto_prepare)",
     ],
     "ends its own server process and wants to lose its connection, which the gateway keeps": [
-        r"test_connection\.py::test_(broken|broken_connection)$",
-        r"test_connection\.py::test_right_exception_on_server_disconnect",
+        r"test_connection(_async)?\.py::test_(broken|broken_connection)(\[|$)",
+        r"test_connection(_async)?\.py::test_right_exception_on_server_disconnect",
         r"test_context_inerror_rollback_no_clobber",
         r"pq/test_pgconn\.py::test_reset(_async)?$",
-    ],
-    "compares the notifier's process id with that of its own connection": [
-        r"test_notify\.py::test_notify_handlers",
-        r"pq/test_pgconn\.py::test_notify$",
     ],
     "wants a new password to be known at once; it is within seconds": [
         r"pq/test_pgconn\.py::test_change_password$",

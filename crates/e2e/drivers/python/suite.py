@@ -19,6 +19,7 @@ import xml.etree.ElementTree
 LEFT_OUT = ["crdb", "pool", "scripts", "test_typing.py", "test_dns.py", "test_dns_srv.py"]
 # Fewer tests that pass with the server itself mean that something else is wrong.
 PASSED_MIN = 3000
+FAILED = ("failure", "error")
 
 # Tests that cannot pass through a pool, by why.
 DIFFERENT = {
@@ -88,6 +89,8 @@ def main():
     print(f"with the server itself: {summary(alone)}", flush=True)
     shared = results(source, gateway)
     print(f"through the gateway: {summary(shared)}", flush=True)
+    for name in sorted(name for name, (outcome, _) in alone.items() if outcome in FAILED):
+        print(f"fails with the server itself: {name}")
     wrong = len(passed(alone)) < PASSED_MIN
     if wrong:
         print(f"not ok with the server itself -- less than {PASSED_MIN} tests passed")

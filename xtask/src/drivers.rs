@@ -125,8 +125,9 @@ fn psycopg(from: &str, requirements: &Path, dir: &Path) -> Result<PathBuf> {
         return Ok(source);
     }
     let to = source.display().to_string();
-    let clone = ["git", "clone", "-q", "--depth", "1", "--branch", version, from, &to];
-    if let Err(error) = run(&clone, &[]) {
+    let clone = ["git", "clone", "-q", "-c", "advice.detachedHead=false", "--depth", "1"];
+    let clone = [&clone[..], &["--branch", version, from, &to]].concat();
+    if let Err(error) = run(&clone, &[("GIT_TERMINAL_PROMPT", "0")]) {
         bail!(
             "{error:#}\npsycopg's own tests need its source: name a checkout of the tag {version} with \
              --psycopg, or leave them out with --no-suite"

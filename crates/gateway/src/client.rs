@@ -124,7 +124,7 @@ pub(crate) struct Block {
     pub(crate) story: Story,
     /// Settings it may have changed.
     pub(crate) settings: Vec<Box<[u8]>>,
-    /// A setting was made, for the transaction at least.
+    /// A setting or an object was made, for the transaction at least: texts may mean something else.
     pub(crate) set: bool,
     /// Of these, those that are set back.
     pub(crate) resets: Vec<Box<[u8]>>,

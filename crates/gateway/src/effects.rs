@@ -39,7 +39,8 @@ impl Relay<'_> {
         // From here on texts may mean something else than they meant to others.
         let sets = matches!(
             script.first,
-            Verb::Set(_)
+            Verb::Ddl
+                | Verb::Set(_)
                 | Verb::Reset(_)
                 | Verb::SetTransaction(_)
                 | Verb::SetSessionCharacteristics(_)

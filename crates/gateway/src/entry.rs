@@ -60,6 +60,7 @@ pub(crate) async fn enter(
         FirstPacket::Startup(startup) => startup,
         FirstPacket::Cancel(key) => {
             cancel::request(worker, shared, key).await;
+            close(&mut hello.end).await;
             return Ok(None);
         }
         FirstPacket::Ssl | FirstPacket::GssEnc => return Ok(None),
@@ -118,6 +119,15 @@ pub(crate) async fn say(end: &mut End, report: &Report) {
     };
     if !matches!(timeout(limits::GOODBYE_WAIT, said).await, Ok(Ok(()))) {
         tracing::debug!(code = report.code, "a client left before the last word");
+    }
+}
+
+/// Closes as PostgreSQL does: over TLS with a farewell, without which libpq takes the end of its
+/// cancel request for a failure.
+async fn close(end: &mut End) {
+    let closing = std::future::poll_fn(|cx| end.io.poll_shutdown(cx));
+    if !matches!(timeout(limits::GOODBYE_WAIT, closing).await, Ok(Ok(()))) {
+        tracing::debug!("a client left before its connection was closed");
     }
 }
 

@@ -282,11 +282,13 @@ impl<'a> Relay<'a> {
         if let Some(position) = seen.position.take() {
             self.client.block.position = Some(position);
         }
-        if seen.error.is_some() {
+        if let Some(code) = seen.error.take() {
             self.client.block.failed = true;
             // Whether it is there depends on where in a pipeline the error was.
             self.server.unnamed = None;
-            seen.error = None;
+            if crate::aftermath::is_stale(code) {
+                self.reused.iter().for_each(|s| self.server.prepared.doubt(s));
+            }
         }
         if !seen.undo.is_empty() {
             let undo = std::mem::take(&mut seen.undo);

@@ -2,8 +2,8 @@
 //! many clients prepared it, and has one name on every server.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::rc::{Rc, Weak};
 
@@ -98,6 +98,8 @@ impl Statements {
 pub(crate) struct Prepared {
     /// By address of the statement: when it was used last.
     used: HashMap<*const Statement, (Rc<Statement>, u64)>,
+    /// Those that failed as one does that is out of date.
+    doubted: HashSet<*const Statement>,
     clock: u64,
 }
 
@@ -114,20 +116,35 @@ impl Prepared {
         }
     }
 
+    /// It may be out of date: its next Parse is to prepare it anew.
+    pub(crate) fn doubt(&mut self, statement: &Rc<Statement>) {
+        if self.used.contains_key(&Rc::as_ptr(statement)) {
+            self.doubted.insert(Rc::as_ptr(statement));
+        }
+    }
+
+    /// Whether what the server has may be out of date.
+    pub(crate) fn is_doubted(&self, statement: &Rc<Statement>) -> bool {
+        self.doubted.contains(&Rc::as_ptr(statement))
+    }
+
     /// The server is told to prepare it.
     pub(crate) fn insert(&mut self, statement: &Rc<Statement>) {
         self.clock += 1;
+        self.doubted.remove(&Rc::as_ptr(statement));
         self.used.insert(Rc::as_ptr(statement), (Rc::clone(statement), self.clock));
     }
 
     /// The server does not have it.
     pub(crate) fn remove(&mut self, statement: &Rc<Statement>) {
         self.used.remove(&Rc::as_ptr(statement));
+        self.doubted.remove(&Rc::as_ptr(statement));
     }
 
     /// The server has none any more.
     pub(crate) fn clear(&mut self) {
         self.used.clear();
+        self.doubted.clear();
     }
 
     /// Takes out what is beyond `max`: a quarter of them at once, so that the search for the oldest
@@ -141,7 +158,9 @@ impl Prepared {
         let out = ages.len() - keep;
         let (_, &mut limit, _) = ages.select_nth_unstable(out - 1);
         let old = self.used.extract_if(|_, (_, used)| *used <= limit);
-        old.map(|(_, (statement, _))| statement).collect()
+        let old: Vec<_> = old.map(|(_, (statement, _))| statement).collect();
+        self.doubted.retain(|statement| self.used.contains_key(statement));
+        old
     }
 
     /// How many there are.

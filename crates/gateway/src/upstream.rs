@@ -272,8 +272,10 @@ impl Relay<'_> {
     fn prepare(&mut self, statement: &Rc<Statement>, whose: Whose) {
         let has = self.server.prepared.touch(statement);
         let status = self.server.exchange.status;
-        let plain =
-            is_plain(statement.script.first) && !statement.noisy.get() && !self.client.block.set;
+        let plain = is_plain(statement.script.first)
+            && !statement.noisy.get()
+            && !self.client.block.set
+            && !self.server.prepared.is_doubted(statement);
         if has && plain && (self.guarded || status == Status::InTransaction) {
             self.reused.push(Rc::clone(statement));
             self.server.exchange.sent(Kind::Parsed, false, Undo::Parsed(whose));

@@ -40,6 +40,8 @@ in_both_modes! {
     what_comes_before_the_first_snapshot_stays_there
     deallocate_all_in_a_block_that_wrote_is_followed
     more_dead_connections_than_retries_go_unnoticed
+    a_type_made_anew_in_a_block_is_the_one_that_is_used
+    a_type_made_anew_spoils_one_block_at_most
 }
 
 async fn prepare(raw: &mut Raw, name: &str, sql: &str) -> Result<()> {
@@ -458,5 +460,38 @@ async fn more_dead_connections_than_retries_go_unnoticed(mode: Mode) -> Result<(
     // Settings have to be made first, which is where it is noticed.
     all[0].ask("SET work_mem = '5MB'").await?.ok();
     assert_eq!(all[1].value("SELECT 1").await?, "1");
+    Ok(())
+}
+
+async fn a_type_made_anew_in_a_block_is_the_one_that_is_used(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    let insert = || Say::new().parse("", "INSERT INTO t VALUES ($1)").bind("", "", &["a"]);
+    for _ in 0..3 {
+        raw.ask("BEGIN").await?.ok();
+        raw.ask("CREATE TYPE letter AS ENUM ('a')").await?.ok();
+        raw.ask("CREATE TABLE t(l letter)").await?.ok();
+        raw.exchange(insert().execute("", 0).sync()).await?.ok();
+        raw.ask("ROLLBACK").await?.ok();
+    }
+    Ok(())
+}
+
+async fn a_type_made_anew_spoils_one_block_at_most(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("CREATE TYPE letter AS ENUM ('a'); CREATE TABLE t(l letter)").await?.ok();
+    let insert = || Say::new().parse("", "INSERT INTO t VALUES ($1)").bind("", "", &["a"]);
+    raw.exchange(insert().execute("", 0).sync()).await?.ok();
+    raw.ask("DROP TABLE t; DROP TYPE letter").await?.ok();
+    raw.ask("CREATE TYPE letter AS ENUM ('a'); CREATE TABLE t(l letter)").await?.ok();
+    raw.ask("BEGIN").await?.ok();
+    let first = raw.exchange(insert().execute("", 0).sync()).await?;
+    assert_eq!(first.code(), "XX000", "in a block nothing can be tried again");
+    raw.ask("ROLLBACK").await?.ok();
+    raw.ask("BEGIN").await?.ok();
+    raw.exchange(insert().execute("", 0).sync()).await?.ok();
+    raw.ask("COMMIT").await?.ok();
+    assert_eq!(raw.value("SELECT count(*) FROM t").await?, "1");
     Ok(())
 }

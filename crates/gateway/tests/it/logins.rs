@@ -355,6 +355,25 @@ async fn a_login_may_be_bound_to_the_certificate() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_request_over_tls_ends_with_a_farewell() -> Result<()> {
+    let (door, client) = secure(TlsWanted::Offered).await?;
+    let raw = door.raw().await?;
+    for key in
+        [raw.key.clone().unwrap(), CancelKey { pid: -1, secret: Bytes::from_static(b"none") }]
+    {
+        let mut tcp = TcpStream::connect(door.address).await?;
+        tcp.write_all(&FirstPacket::Ssl.encode()).await?;
+        assert_eq!(tcp.read_u8().await?, b'S');
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client.clone()));
+        let mut tls = connector.connect("localhost".try_into()?, tcp).await?;
+        tls.write_all(&FirstPacket::Cancel(key).encode()).await?;
+        // An end without a farewell is an error here, as it is to libpq.
+        assert_eq!(tls.read(&mut [0; 1]).await?, 0);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_without_a_certificate_says_so() -> Result<()> {
     let door = Door::open(Mode::Local).await?;
     assert_eq!(door.gate.term(), Some(TERM));

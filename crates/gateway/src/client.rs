@@ -167,8 +167,9 @@ pub(crate) struct Client {
     pub(crate) passing: bool,
     /// Its prepared statements by name.
     pub(crate) statements: HashMap<Box<[u8]>, Rc<Statement>>,
-    /// The one without a name.
+    /// The one without a name; and how many of these there were.
     pub(crate) unnamed: Option<Rc<Statement>>,
+    pub(crate) unnamed_count: u64,
     pub(crate) settings: Rc<Settings>,
     /// What it asked for when it connected: where RESET leads back to.
     pub(crate) startup: Rc<Settings>,
@@ -215,6 +216,7 @@ impl Client {
             passing: false,
             statements: HashMap::new(),
             unnamed: None,
+            unnamed_count: 0,
             settings: Rc::clone(&startup),
             startup,
             block: Block::default(),

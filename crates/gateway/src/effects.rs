@@ -11,9 +11,9 @@ use quorate_wire::sql::{
 };
 
 use crate::client::{Ending, Pin};
-use crate::exchange::{Kind, Undo};
+use crate::exchange::{Kind, Undo, Whose};
 use crate::relay::Relay;
-use crate::server::{Part, Server};
+use crate::server::Part;
 use crate::statements::Statement;
 use crate::upstream::XID_STATEMENT;
 
@@ -158,14 +158,14 @@ impl Relay<'_> {
         }
         let statement = self.client.statements.remove(&name.text(sql)[..])?;
         if !self.server.prepared.touch(&statement) {
-            self.server.exchange.sent(Kind::Parse, true, Undo::Nothing);
-            Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
+            self.make(&statement, Whose::Ours);
             if alone {
                 self.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
                 put(&mut self.server.end.out, b'S', |_| {});
             }
         }
-        self.server.prepared.remove(&statement);
+        // It may fail, as in a block that has failed.
+        self.server.prepared.perhaps(&statement);
         let mut quoted = BytesMut::new();
         crate::settings::put_identifier(&mut quoted, &statement.name);
         Some(quoted.to_vec())

@@ -62,8 +62,8 @@ pub(crate) enum Kind {
 pub(crate) enum Whose {
     /// For the gateway, which knows that the client has it.
     Ours,
-    /// For the client, without a name.
-    Unnamed,
+    /// For the client, without a name: the how manieth of its kind.
+    Unnamed(u64),
     /// For the client, by this name.
     Named(Box<[u8]>),
 }
@@ -72,11 +72,13 @@ pub(crate) enum Whose {
 #[derive(Debug)]
 pub(crate) enum Undo {
     Nothing,
-    /// The server does not have this statement, and the client does not.
+    /// Whether the server has this statement is not known, and the client does not have it.
     Parse {
         statement: Rc<Statement>,
         whose: Whose,
     },
+    /// Whether the server still has this statement is not known.
+    Closed(Rc<Statement>),
     /// The client does not have it; the server does.
     Parsed(Whose),
     /// The client has this name no more only if the Close was carried out.

@@ -302,9 +302,10 @@ impl<'a> Relay<'a> {
             match undo {
                 Undo::Nothing => {}
                 Undo::Parse { statement, whose } => {
-                    self.server.prepared.remove(&statement);
+                    self.server.prepared.perhaps(&statement);
                     self.forget(whose);
                 }
+                Undo::Closed(statement) => self.server.prepared.perhaps(&statement),
                 Undo::Parsed(whose) => self.forget(whose),
                 Undo::Close { name, statement } => {
                     self.client.statements.insert(name, statement);
@@ -317,7 +318,9 @@ impl<'a> Relay<'a> {
     fn forget(&mut self, whose: Whose) {
         match whose {
             Whose::Ours => {}
-            Whose::Unnamed => self.client.unnamed = None,
+            // A later one may have been sent meanwhile.
+            Whose::Unnamed(which) if which < self.client.unnamed_count => {}
+            Whose::Unnamed(_) => self.client.unnamed = None,
             Whose::Named(name) => drop(self.client.statements.remove(&name)),
         }
     }
@@ -330,6 +333,8 @@ impl<'a> Relay<'a> {
         self.server.exchange.to_the_end = false;
         let undo = self.server.exchange.abandon();
         self.undo(undo);
+        // Whether it is there depends on what became of the attempt.
+        self.server.unnamed = None;
         let mut again = std::mem::take(&mut self.client.replay);
         // What of it was not passed on is still there.
         let left = again.len().saturating_sub(self.consumed).min(self.client.end.stash.len());

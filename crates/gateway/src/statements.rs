@@ -2,8 +2,8 @@
 //! many clients prepared it, and has one name on every server.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::rc::{Rc, Weak};
 
@@ -96,21 +96,37 @@ impl Statements {
 /// The statements that a server has, the least recently used one first to go.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
-    /// By address of the statement: when it was used last.
-    used: HashMap<*const Statement, (Rc<Statement>, u64)>,
-    /// Those that failed as one does that is out of date.
-    doubted: HashSet<*const Statement>,
+    /// By address of the statement.
+    known: HashMap<*const Statement, Known>,
     clock: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    statement: Rc<Statement>,
+    /// When it was used last.
+    used: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The server has it.
+    There,
+    /// The server has it, and it failed as one does that is out of date.
+    Doubted,
+    /// The server may have it: what should have made or closed it was not carried out.
+    Perhaps,
 }
 
 impl Prepared {
     /// Takes note of a use; whether the server has it.
     pub(crate) fn touch(&mut self, statement: &Rc<Statement>) -> bool {
         self.clock += 1;
-        match self.used.get_mut(&Rc::as_ptr(statement)) {
-            Some((_, used)) => {
-                *used = self.clock;
-                true
+        match self.known.get_mut(&Rc::as_ptr(statement)) {
+            Some(known) => {
+                known.used = self.clock;
+                known.state != State::Perhaps
             }
             None => false,
         }
@@ -118,54 +134,67 @@ impl Prepared {
 
     /// It may be out of date: its next Parse is to prepare it anew.
     pub(crate) fn doubt(&mut self, statement: &Rc<Statement>) {
-        if self.used.contains_key(&Rc::as_ptr(statement)) {
-            self.doubted.insert(Rc::as_ptr(statement));
+        if let Some(known) = self.known.get_mut(&Rc::as_ptr(statement))
+            && known.state == State::There
+        {
+            known.state = State::Doubted;
         }
     }
 
     /// Whether what the server has may be out of date.
     pub(crate) fn is_doubted(&self, statement: &Rc<Statement>) -> bool {
-        self.doubted.contains(&Rc::as_ptr(statement))
+        let known = self.known.get(&Rc::as_ptr(statement));
+        known.is_some_and(|known| known.state == State::Doubted)
+    }
+
+    /// Whether its name has to be closed before it is prepared.
+    pub(crate) fn may_be_there(&self, statement: &Rc<Statement>) -> bool {
+        self.known.contains_key(&Rc::as_ptr(statement))
     }
 
     /// The server is told to prepare it.
     pub(crate) fn insert(&mut self, statement: &Rc<Statement>) {
+        self.set(statement, State::There);
+    }
+
+    /// The server has it or has it not.
+    pub(crate) fn perhaps(&mut self, statement: &Rc<Statement>) {
+        self.set(statement, State::Perhaps);
+    }
+
+    fn set(&mut self, statement: &Rc<Statement>, state: State) {
         self.clock += 1;
-        self.doubted.remove(&Rc::as_ptr(statement));
-        self.used.insert(Rc::as_ptr(statement), (Rc::clone(statement), self.clock));
+        let known = Known { statement: Rc::clone(statement), used: self.clock, state };
+        self.known.insert(Rc::as_ptr(statement), known);
     }
 
     /// The server does not have it.
     pub(crate) fn remove(&mut self, statement: &Rc<Statement>) {
-        self.used.remove(&Rc::as_ptr(statement));
-        self.doubted.remove(&Rc::as_ptr(statement));
+        self.known.remove(&Rc::as_ptr(statement));
     }
 
     /// The server has none any more.
     pub(crate) fn clear(&mut self) {
-        self.used.clear();
-        self.doubted.clear();
+        self.known.clear();
     }
 
     /// Takes out what is beyond `max`: a quarter of them at once, so that the search for the oldest
     /// is paid rarely.
     pub(crate) fn evict(&mut self, max: usize) -> Vec<Rc<Statement>> {
-        if self.used.len() <= max {
+        if self.known.len() <= max {
             return Vec::new();
         }
-        let mut ages: Vec<u64> = self.used.values().map(|(_, used)| *used).collect();
+        let mut ages: Vec<u64> = self.known.values().map(|known| known.used).collect();
         let keep = max - max / 4;
         let out = ages.len() - keep;
         let (_, &mut limit, _) = ages.select_nth_unstable(out - 1);
-        let old = self.used.extract_if(|_, (_, used)| *used <= limit);
-        let old: Vec<_> = old.map(|(_, (statement, _))| statement).collect();
-        self.doubted.retain(|statement| self.used.contains_key(statement));
-        old
+        let old = self.known.extract_if(|_, known| known.used <= limit);
+        old.map(|(_, known)| known.statement).collect()
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.used.len()
+        self.known.len()
     }
 }
 

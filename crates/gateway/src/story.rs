@@ -22,13 +22,14 @@ impl Story {
         let verb = script.first;
         let story = std::mem::take(self);
         *self = match story {
-            _ if script.statements != 1 => Story::Lost,
-            Story::Untold if matches!(verb, Verb::Begin(_)) => {
+            Story::Untold if matches!(verb, Verb::Begin(_)) && script.statements == 1 => {
                 Story::Told { again: vec![sql.into()], read: false }
             }
             Story::Told { again, .. } if is_read(script) => Story::Told { again, read: true },
             Story::Told { mut again, read }
-                if is_repeatable(verb) && again.len() < limits::STORY_MAX =>
+                if script.statements == 1
+                    && is_repeatable(verb)
+                    && again.len() < limits::STORY_MAX =>
             {
                 again.push(sql.into());
                 Story::Told { again, read }
@@ -40,6 +41,12 @@ impl Story {
 
 /// Whether a statement leaves nothing behind, be it done or not.
 fn is_read(script: &Script) -> bool {
+    if script.statements != 1 {
+        return script.access == Access::Read
+            && script.leaves.is_none()
+            && !script.begins
+            && !script.ends;
+    }
     let reads = matches!(
         script.first,
         Verb::Select | Verb::Values | Verb::Table | Verb::With | Verb::Explain { .. }

@@ -227,8 +227,9 @@ impl Relay<'_> {
         }
         if name.is_empty() {
             self.client.unnamed = Some(Rc::clone(&statement));
+            self.client.unnamed_count += 1;
             if self.shares(&statement) {
-                self.prepare(&statement, Whose::Unnamed);
+                self.prepare(&statement, Whose::Unnamed(self.client.unnamed_count));
             } else {
                 self.prepare_unnamed(&statement, false);
             }
@@ -288,20 +289,32 @@ impl Relay<'_> {
             Server::put_parse(&mut self.server.end.out, b"", statement);
             return;
         }
-        if has {
-            self.server.exchange.sent(Kind::Close, true, Undo::Nothing);
-            Server::put_close(&mut self.server.end.out, &statement.name);
+        self.make(statement, whose);
+    }
+
+    /// Lets the server prepare a statement under its shared name.
+    pub(crate) fn make(&mut self, statement: &Rc<Statement>, whose: Whose) {
+        if self.server.prepared.may_be_there(statement) {
+            self.close_shared(statement);
         }
         self.server.prepared.insert(statement);
+        let ours = matches!(whose, Whose::Ours);
         let undo = Undo::Parse { statement: Rc::clone(statement), whose };
-        self.server.exchange.sent(Kind::Parse, false, undo);
+        self.server.exchange.sent(Kind::Parse, ours, undo);
         Server::put_parse(&mut self.server.end.out, &statement.name, statement);
         self.evict();
     }
 
+    /// Lets the server forget a statement.
+    fn close_shared(&mut self, statement: &Rc<Statement>) {
+        self.server.exchange.sent(Kind::Close, true, Undo::Closed(Rc::clone(statement)));
+        Server::put_close(&mut self.server.end.out, &statement.name);
+    }
+
     fn prepare_unnamed(&mut self, statement: &Rc<Statement>, ours: bool) {
         self.server.unnamed = Some(Rc::clone(statement));
-        let undo = if ours { Undo::Nothing } else { Undo::Parsed(Whose::Unnamed) };
+        let whose = Whose::Unnamed(self.client.unnamed_count);
+        let undo = if ours { Undo::Nothing } else { Undo::Parsed(whose) };
         self.server.exchange.sent(Kind::Parse, ours, undo);
         Server::put_parse(&mut self.server.end.out, b"", statement);
     }
@@ -310,8 +323,7 @@ impl Relay<'_> {
         // Fewer could be less than one pipeline uses.
         let max = self.client.account.spec().prepared_max.max(limits::PREPARED_MIN);
         for old in self.server.prepared.evict(max) {
-            self.server.exchange.sent(Kind::Close, true, Undo::Nothing);
-            Server::put_close(&mut self.server.end.out, &old.name);
+            self.close_shared(&old);
         }
     }
 
@@ -334,11 +346,7 @@ impl Relay<'_> {
             self.prepare_unnamed(&statement, true);
             return Some(Box::from(&b""[..]));
         } else {
-            self.server.prepared.insert(&statement);
-            let undo = Undo::Parse { statement: Rc::clone(&statement), whose: Whose::Ours };
-            self.server.exchange.sent(Kind::Parse, true, undo);
-            Server::put_parse(&mut self.server.end.out, &statement.name, &statement);
-            self.evict();
+            self.make(&statement, Whose::Ours);
         }
         Some(statement.name.clone())
     }

@@ -42,6 +42,8 @@ in_both_modes! {
     more_dead_connections_than_retries_go_unnoticed
     a_type_made_anew_in_a_block_is_the_one_that_is_used
     a_type_made_anew_spoils_one_block_at_most
+    what_a_failed_pipeline_left_out_is_not_taken_for_done
+    an_attempt_that_is_repeated_leaves_no_unnamed_statement
 }
 
 async fn prepare(raw: &mut Raw, name: &str, sql: &str) -> Result<()> {
@@ -493,5 +495,47 @@ async fn a_type_made_anew_spoils_one_block_at_most(mode: Mode) -> Result<()> {
     raw.exchange(insert().execute("", 0).sync()).await?.ok();
     raw.ask("COMMIT").await?.ok();
     assert_eq!(raw.value("SELECT count(*) FROM t").await?, "1");
+    Ok(())
+}
+
+/// Statements of a pipeline behind its error are not carried out, nor what the gateway put before
+/// them.
+async fn what_a_failed_pipeline_left_out_is_not_taken_for_done(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("CREATE TABLE t(i int)").await?.ok();
+    for round in 0..3 {
+        let insert = "INSERT INTO t VALUES (1)";
+        let failing = Say::new().statement(insert).statement("SELECT 1/0").statement(insert).sync();
+        raw.say(failing.statement(insert).sync()).await?;
+        let answer = raw.answer().await?;
+        assert_eq!(answer.code(), "22012", "round {round}");
+        assert_eq!(raw.answer().await?.ok().tags, "12CZ");
+    }
+    // Prepared by name the same.
+    for round in 0..3 {
+        let name = format!("s{round}");
+        let two = Say::new().statement("SELECT 1/0").parse(&name, "SELECT 7").sync();
+        raw.say(two.statement("SELECT 7").sync()).await?;
+        assert_eq!(raw.answer().await?.code(), "22012");
+        assert_eq!(raw.answer().await?.value(), "7");
+        prepare(&mut raw, &name, "SELECT 7").await?;
+        assert_eq!(raw.exchange(Say::new().run(&name, &[])).await?.value(), "7");
+    }
+    assert_eq!(raw.value("SELECT count(*) FROM t").await?, "3");
+    Ok(())
+}
+
+async fn an_attempt_that_is_repeated_leaves_no_unnamed_statement(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("CREATE TABLE t(i int)").await?.ok();
+    for _ in 0..8 {
+        let insert = "INSERT INTO t VALUES (1)";
+        let nobody = "SELECT no_such_function(1)";
+        raw.say(Say::new().statement(insert).statement(nobody).statement(insert).sync()).await?;
+        assert_eq!(raw.answer().await?.code(), "42883");
+        raw.exchange(Say::new().statement(insert).sync()).await?.ok();
+    }
     Ok(())
 }

@@ -150,6 +150,11 @@ impl<'a> Relay<'a> {
         if !self.server.end.stash.is_empty() && self.stashed(cx)? {
             return Ok(true);
         }
+        // Nothing is owed, and something is about to be sent: to ask now would be in vain.
+        let asks = self.consumed == 0 && !self.client.end.stash.is_empty();
+        if asks && self.server.exchange.is_quiet() {
+            return Ok(false);
+        }
         let n = match self.server.end.io.poll_read(cx, scratch) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(0)) => return Err(Event::ServerLost("it closed the connection".into())),

@@ -17,4 +17,5 @@ mod rejoin;
 mod sabotage;
 mod standbys;
 mod timings;
+mod tokens;
 mod two_nodes;

@@ -153,6 +153,7 @@ fn every_level_keeps_its_promise_while_a_replica_lags() -> Result<()> {
     );
     let wanted = std::env::var("QUORATE_E2E_PAIRS").ok().and_then(|v| v.parse().ok());
     let wanted = wanted.unwrap_or(PAIRS);
+    let sessions = (wanted / 400).clamp(8, 64);
     let cluster = Cluster::of(3).start()?;
     let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
     let late = cluster.others(&writer).swap_remove(0);
@@ -160,7 +161,7 @@ fn every_level_keeps_its_promise_while_a_replica_lags() -> Result<()> {
     // The view tells where a read ran without giving away that it depends on it.
     let sql = "CREATE VIEW place AS SELECT pg_is_in_recovery() AS standby;
                CREATE TABLE kv (k int PRIMARY KEY, v bigint NOT NULL);
-               INSERT INTO kv SELECT i, 0 FROM generate_series(0, 99) i";
+               INSERT INTO kv SELECT i, 0 FROM generate_series(0, 399) i";
     sql_through(cluster.login(), gateways[0].addr, sql)?;
     let stop = Arc::new(AtomicBool::new(false));
     let lagging = lag(cluster.node(&late)?.socket_dir(), Arc::clone(&stop));
@@ -168,7 +169,7 @@ fn every_level_keeps_its_promise_while_a_replica_lags() -> Result<()> {
     let key = AtomicI64::new(0);
     for level in ["strong", "read_your_writes", "monotonic", "causal", "bounded", "eventual"] {
         let seen = Arc::new(Seen::default());
-        let pairs = (0..8).map(|_| Pairs {
+        let pairs = (0..sessions).map(|_| Pairs {
             level,
             key: key.fetch_add(1, Ordering::Relaxed) as usize,
             login: cluster.login().clone(),

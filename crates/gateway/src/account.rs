@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use quorate_core::NodeId;
-use quorate_core::gateway::{Consistency, Gateway, PoolMode, ReadFrom};
+use quorate_core::gateway::{Consistency, Gateway, PoolMode, ReadFrom, SynchronousCommit};
 use quorate_wire::Startup;
 
 use crate::functions::Catalog;
@@ -20,6 +20,11 @@ use crate::server::{Reported, Server};
 pub(crate) struct Spec {
     pub(crate) mode: PoolMode,
     pub(crate) size: usize,
+    /// Connections beyond `size`, once a client has waited for `reserve_after_ms`.
+    pub(crate) reserve: usize,
+    pub(crate) reserve_after_ms: u64,
+    /// Connections that are there although nobody uses them.
+    pub(crate) min_idle: usize,
     pub(crate) wait_ms: u64,
     pub(crate) waiting_max: usize,
     pub(crate) idle_ms: u64,
@@ -30,6 +35,10 @@ pub(crate) struct Spec {
     pub(crate) read_from: ReadFrom,
     pub(crate) max_staleness_ms: u64,
     pub(crate) statement_timeout_ms: Option<u64>,
+    pub(crate) rows_max: Option<u64>,
+    pub(crate) bytes_max: Option<u64>,
+    /// The least `synchronous_commit` of a session.
+    pub(crate) floor: SynchronousCommit,
     pub(crate) disabled: Option<String>,
 }
 
@@ -42,6 +51,9 @@ impl Spec {
         Self {
             mode: spec.mode,
             size: spec.size as usize,
+            reserve: spec.reserve as usize,
+            reserve_after_ms: spec.reserve_after_ms,
+            min_idle: spec.min_idle as usize,
             wait_ms: or_ever(spec.wait_ms),
             waiting_max: spec.waiting_max as usize,
             idle_ms: or_ever(spec.idle_ms),
@@ -52,6 +64,9 @@ impl Spec {
             read_from: pool.read_from,
             max_staleness_ms: wanted.max_staleness_ms,
             statement_timeout_ms: pool.statement_timeout_ms,
+            rows_max: pool.rows_max,
+            bytes_max: pool.bytes_max,
+            floor: wanted.synchronous_commit_floor,
             disabled: pool.disabled,
         }
     }
@@ -100,10 +115,14 @@ impl Account {
     }
 
     /// The operator wants something else.
-    pub(crate) fn configure(&self, wanted: &Gateway) {
+    pub(crate) fn configure(&self, wanted: &Gateway, now: u64) {
         let spec = Rc::new(Spec::of(wanted, &self.database, &self.user));
         for pool in self.pools.borrow().values() {
-            pool.size.set(spec.size);
+            pool.resize(&spec);
+            if spec.floor > self.spec().floor {
+                // What they were opened with may be below it.
+                pool.renew(now);
+            }
         }
         *self.spec.borrow_mut() = spec;
     }
@@ -125,9 +144,13 @@ impl Account {
 
     /// The pool of a server.
     pub(crate) fn pool(&self, node: NodeId) -> Rc<Pool> {
-        let size = self.spec.borrow().size;
+        let spec = self.spec();
         let mut pools = self.pools.borrow_mut();
-        Rc::clone(pools.entry(node).or_insert_with(|| Pool::new(node, size)))
+        Rc::clone(pools.entry(node).or_insert_with(|| {
+            let pool = Pool::new(node, spec.size);
+            pool.resize(&spec);
+            pool
+        }))
     }
 
     /// All pools.
@@ -189,8 +212,9 @@ impl Account {
         refused.insert(fingerprint);
     }
 
-    /// The first packet to a server.
-    pub(crate) fn startup(&self, read_only: bool) -> Startup {
+    /// The first packet to a server. `raised` is a `synchronous_commit` that goes before what is set
+    /// for the role or the database.
+    pub(crate) fn startup(&self, read_only: bool, raised: Option<SynchronousCommit>) -> Startup {
         let mut startup = Startup::new(&[("user", &self.user), ("database", &self.database)]);
         let mut options = String::new();
         if read_only {
@@ -199,6 +223,9 @@ impl Account {
         }
         if let Some(limit) = self.spec().statement_timeout_ms {
             options.push_str(&format!(" -c statement_timeout={limit}"));
+        }
+        if let Some(raised) = raised {
+            options.push_str(&format!(" -c synchronous_commit={}", raised.as_str()));
         }
         if !options.is_empty() {
             startup.set("options", &options);

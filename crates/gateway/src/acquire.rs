@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use quorate_core::gateway::{Consistency, PoolMode};
+use quorate_core::gateway::{Consistency, PoolMode, SynchronousCommit};
 use quorate_wire::backend::Report;
 use quorate_wire::sql::Access;
 use tokio::net::UnixStream;
@@ -19,7 +19,7 @@ use crate::server::{Fence, Gone, Part, Server};
 use crate::settings::Settings;
 use crate::worker::Worker;
 use crate::world::{Token, View, Writer};
-use crate::{functions, limits};
+use crate::{floor, functions, limits};
 
 /// A server, or what the client is told.
 pub(crate) type Acquired = Result<Box<Server>, Box<Report>>;
@@ -182,8 +182,8 @@ async fn connection(
     let pool = account.pool(at.node);
     let part = Part::Writer(at.term);
     let spec = account.spec();
-    let until = || worker.now() + spec.wait_ms;
-    match pool.take(part, settings, spec.waiting_max, until).await {
+    let wait = (|| worker.now(), spec.wait_ms);
+    match pool.take(part, settings, spec.waiting_max, wait).await {
         Had::Server(server) => Ok(server),
         Had::Place(place) => {
             let opened = open(worker, account, (at.node, at.here), part).await;
@@ -239,6 +239,56 @@ fn failed(gone: Gone, account: &Account) -> Failed {
     Failed::Told(Box::new(Report::error(code, message)))
 }
 
+/// Opens connections that nobody waits for yet, so that a burst finds them: in every pool that was
+/// used, and on the present writer for all who use any.
+pub(crate) fn fill(worker: &Rc<Worker>) {
+    let view = worker.view();
+    for account in worker.accounts() {
+        let spec = account.spec();
+        let pools = account.pools();
+        if spec.min_idle == 0 || pools.is_empty() || account.paused.get() || spec.disabled.is_some()
+        {
+            continue;
+        }
+        if let Some(w) = view.writer {
+            keep_full(worker, &account, (w.node, w.here), Part::Writer(w.term));
+        }
+        let used = |node| pools.iter().any(|pool| pool.node == node);
+        for r in view.replicas.iter().filter(|r| used(r.node)) {
+            keep_full(worker, &account, (r.node, r.here), Part::Replica);
+        }
+    }
+}
+
+fn keep_full(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    at: (quorate_core::NodeId, bool),
+    part: Part,
+) {
+    let pool = account.pool(at.0);
+    if pool.filling.replace(true) {
+        return;
+    }
+    let (worker, account) = (Rc::clone(worker), Rc::clone(account));
+    tokio::task::spawn_local(async move {
+        while let Some(place) = pool.spare_place(part, account.spec().min_idle) {
+            match open(&worker, &account, at, part).await {
+                Ok(mut server) => {
+                    server.place = Some(place);
+                    account.put(server);
+                }
+                Err(gone) => {
+                    let why = gone.sentence();
+                    tracing::debug!(node = %at.0, "no connection to be kept idle: {why}");
+                    break;
+                }
+            }
+        }
+        pool.filling.set(false);
+    });
+}
+
 /// Opens a connection and makes it ready for clients.
 async fn open(
     worker: &Rc<Worker>,
@@ -248,11 +298,36 @@ async fn open(
 ) -> Result<Box<Server>, Gone> {
     let _turn = worker.dials.acquire().await;
     count(&account.counters.opened);
-    let opening = opened(worker, account, (node, here), part);
+    let opening = async {
+        let mut server = opened(worker, account, (node, here), part, None).await?;
+        let floor = account.spec().floor;
+        if part != Part::Replica && below_floor(&mut server, floor).await? {
+            // Whatever resets a setting leads back to what the connection began with: it begins
+            // with another one.
+            tracing::info!(
+                user = %account.user, database = %account.database,
+                "synchronous_commit is set below gateway.synchronous_commit_floor for this role \
+                 or database; raised to {}", floor.as_str()
+            );
+            drop(server);
+            server = opened(worker, account, (node, here), part, Some(floor)).await?;
+        }
+        Ok(server)
+    };
     match tokio::time::timeout(limits::OPEN_WAIT, opening).await {
         Ok(opened) => opened,
         Err(_) => Err(Gone::Lost(format!("{node} did not answer in time"))),
     }
+}
+
+/// Whether a new connection has less than the least `synchronous_commit`: by `ALTER ROLE` or
+/// `ALTER DATABASE`.
+async fn below_floor(server: &mut Server, floor: SynchronousCommit) -> Result<bool, Gone> {
+    if floor == SynchronousCommit::Off {
+        return Ok(false);
+    }
+    let answer = server.ask(b"SELECT pg_catalog.current_setting('synchronous_commit')").await?;
+    Ok(answer.column(0, 0).is_some_and(|value| floor::is_below(value, floor)))
 }
 
 async fn opened(
@@ -260,8 +335,9 @@ async fn opened(
     account: &Rc<Account>,
     (node, here): (quorate_core::NodeId, bool),
     part: Part,
+    raised: Option<SynchronousCommit>,
 ) -> Result<Box<Server>, Gone> {
-    let startup = account.startup(part == Part::Replica);
+    let startup = account.startup(part == Part::Replica, raised);
     let (io, fence) = if here {
         let local = worker.world.local().ok_or(Gone::Lost("no server on this node".into()))?;
         let gate = if part == Part::Replica { local.reads } else { local.gate };
@@ -332,9 +408,9 @@ async fn replica(
     let here = view.replicas.iter().find(|r| r.node == node)?.here;
     let pool = client.account.pool(node);
     let spec = client.account.spec();
-    let until = || worker.now() + spec.wait_ms;
+    let wait = || (|| worker.now(), spec.wait_ms);
     loop {
-        match pool.take(Part::Replica, &client.settings, spec.waiting_max, until).await {
+        match pool.take(Part::Replica, &client.settings, spec.waiting_max, wait()).await {
             // What is known was said of another start of that server.
             Had::Server(server) if server.incarnation != incarnation => drop(server),
             Had::Server(server) => return Some(server),

@@ -53,6 +53,19 @@ pub(crate) async fn here(worker: Rc<Worker>, key: CancelKey) {
     linked.reins.wake();
 }
 
+/// Cancels what a server of this thread does. Until that is done it serves nobody else.
+pub(crate) fn statement(worker: &Rc<Worker>, linked: &Rc<Linked>) {
+    linked.reins.cancels.set(linked.reins.cancels.get() + 1);
+    let (worker, linked) = (Rc::clone(worker), Rc::clone(linked));
+    tokio::task::spawn_local(async move {
+        if timeout(limits::CANCEL_WAIT, forward(&worker, &linked)).await.is_err() {
+            tracing::debug!("a cancel request took too long");
+        }
+        linked.reins.cancels.set(linked.reins.cancels.get() - 1);
+        linked.reins.wake();
+    });
+}
+
 async fn forward(worker: &Rc<Worker>, linked: &Linked) {
     let packet = FirstPacket::Cancel(linked.key.clone()).encode();
     if linked.here {

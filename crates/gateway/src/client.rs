@@ -78,6 +78,8 @@ pub(crate) struct Handle {
     pub(crate) linked: RefCell<Option<Rc<Linked>>>,
     /// Ends the session.
     pub(crate) killed: Cell<bool>,
+    /// The floor under `synchronous_commit` is another one than when settings were made.
+    pub(crate) raise: Cell<bool>,
     /// The session while it waits for its client.
     pub(crate) waker: Cell<Option<std::task::Waker>>,
 }

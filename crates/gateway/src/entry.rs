@@ -299,6 +299,7 @@ async fn welcome(
         pin: Cell::new(None),
         linked: RefCell::new(None),
         killed: Cell::new(false),
+        raise: Cell::new(false),
         waker: Cell::new(None),
     });
     let key = CancelKey {

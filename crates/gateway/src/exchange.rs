@@ -14,10 +14,13 @@ use quorate_wire::Error;
 use quorate_wire::backend::{COPY_BOTH, COPY_IN, DATA_ROW, ERROR, Fields, NOTICE, READY, Status};
 use quorate_wire::frame::{HEADER, body_len, take_cstr};
 
+use crate::cap::{Cap, TooLarge};
 use crate::limits;
 use crate::login::Wish;
 use crate::statements::Statement;
 use crate::world::Token;
+
+mod capped;
 
 /// Tag of ParameterStatus.
 const PARAMETER: u8 = b'S';
@@ -122,6 +125,8 @@ pub(crate) struct Seen {
     pub(crate) undo: Vec<Undo>,
     /// A position at or behind the end of everything acknowledged so far.
     pub(crate) position: Option<Token>,
+    /// A result is larger than allowed: what is to be done about it.
+    pub(crate) too_large: Option<TooLarge>,
 }
 
 /// The answers a server owes.
@@ -140,6 +145,8 @@ pub(crate) struct Exchange {
     pub(crate) to_the_end: bool,
     /// A message that goes in place of the one at hand.
     instead: Option<Bytes>,
+    /// What a statement may return, where that is limited.
+    pub(crate) cap: Option<Box<Cap>>,
     /// The backend's process id, and the one that the client knows.
     pub(crate) pids: (i32, i32),
     pub(crate) status: Status,
@@ -157,6 +164,7 @@ impl Default for Exchange {
             copying: false,
             to_the_end: false,
             instead: None,
+            cap: None,
             pids: (0, 0),
             status: Status::Idle,
             seen: Seen::default(),
@@ -290,7 +298,7 @@ impl Exchange {
             if let Some(stop) = self.stops(tag, len, seen, guarded, ours) {
                 return Ok((at, stop));
             }
-            self.passing = self.message(tag, seen, ours)?;
+            self.passing = self.within_cap(tag, len, seen, ours)?;
             if let Some(instead) = self.instead.take() {
                 cuts.own(&instead);
             }

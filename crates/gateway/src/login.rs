@@ -8,6 +8,7 @@ use quorate_wire::backend::Report;
 use crate::account::Account;
 use crate::acquire;
 use crate::entry::Refused;
+use crate::floor;
 use crate::server::Reported;
 use crate::settings::Settings;
 use crate::worker::Worker;
@@ -35,6 +36,12 @@ pub(crate) async fn known(
         return Ok(Rc::new(crate::console::known()));
     }
     let wishes = wishes(startup)?;
+    let floor = account.spec().floor;
+    if let Some((_, value)) = wishes.iter().find(|(name, _)| **name == *floor::NAME)
+        && let Some(lowers) = floor::asked(value, floor)
+    {
+        return Err(fatal(lowers.report(floor)).into());
+    }
     if let Some(known) = account.login(&wishes) {
         return Ok(known);
     }

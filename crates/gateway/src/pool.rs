@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 
 use quorate_core::NodeId;
 
+use crate::account::Spec;
 use crate::limits;
 use crate::server::{Part, Server};
 use crate::settings::Settings;
@@ -25,6 +26,13 @@ pub(crate) struct Pool {
     open: Cell<usize>,
     /// How many may exist.
     pub(crate) size: Cell<usize>,
+    /// How many more may, for who has waited so long.
+    reserve: Cell<usize>,
+    reserve_after_ms: Cell<u64>,
+    /// Connections that were opened before are not taken back.
+    since: Cell<u64>,
+    /// Connections are being opened for whoever comes next.
+    pub(crate) filling: Cell<bool>,
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
     pub(crate) node: NodeId,
     /// Connections of an earlier part of the same node are not given out any more.
@@ -44,6 +52,8 @@ impl Drop for Place {
 struct Waiter {
     given: Cell<Option<Given>>,
     waker: Cell<Option<Waker>>,
+    /// Milliseconds of the worker's clock at which it came.
+    since: u64,
     /// Milliseconds of the worker's clock at which it gives up.
     until: u64,
     gone: Cell<bool>,
@@ -51,6 +61,8 @@ struct Waiter {
 
 enum Given {
     Server(Box<Server>),
+    /// A place of the reserve.
+    Place(Place),
     /// There may be a place now: look again.
     Look,
     Expired,
@@ -79,9 +91,10 @@ impl Pool {
         part: Part,
         settings: &Rc<Settings>,
         waiting_max: usize,
-        until: impl Fn() -> u64,
+        (now, wait_ms): (impl Fn() -> u64, u64),
     ) -> Had {
         let mut first = false;
+        let mut came = None;
         loop {
             if let Some(had) = self.now(part, settings, first) {
                 return had;
@@ -89,15 +102,19 @@ impl Pool {
             if self.waiting.borrow().len() >= waiting_max {
                 return Had::Crowded;
             }
+            // Who has to look again has not come again.
+            let since = *came.get_or_insert_with(&now);
             let waiter = Rc::new(Waiter {
                 given: Cell::default(),
                 waker: Cell::default(),
-                until: until(),
+                since,
+                until: since.saturating_add(wait_ms),
                 gone: Cell::new(false),
             });
             self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
             match Waiting(&waiter, self).await {
                 Given::Server(server) if server.part == part => return Had::Server(server),
+                Given::Place(place) => return Had::Place(place),
                 Given::Server(_) | Given::Look => first = true,
                 Given::Expired => return Had::Expired,
             }
@@ -142,11 +159,63 @@ impl Pool {
         if !server.is_clean() || self.part.get() != Some(server.part) {
             return;
         }
-        // More than are wanted: the size was lowered.
-        if self.open.get() > self.size.get() {
+        if server.opened < self.since.get() {
+            return;
+        }
+        // More than are wanted: the size was lowered, or it is of the reserve, which is there as
+        // long as somebody waits.
+        let open = self.open.get();
+        let waits = self.waiting.borrow().iter().any(|w| !w.gone.get());
+        let wanted = self.size.get() + if waits { self.reserve.get() } else { 0 };
+        if open > wanted {
             return;
         }
         self.next(Some(server));
+    }
+
+    /// How many connections there may be.
+    pub(crate) fn resize(&self, spec: &Spec) {
+        self.size.set(spec.size);
+        self.reserve.set(spec.reserve);
+        self.reserve_after_ms.set(spec.reserve_after_ms);
+    }
+
+    /// Connections that were opened so far are used up and closed.
+    pub(crate) fn renew(&self, now: u64) {
+        self.since.set(now.saturating_add(1));
+        self.retire(|_| false);
+    }
+
+    /// Gives places of the reserve to those who have waited so long.
+    pub(crate) fn relieve(self: &Rc<Self>, now: u64) {
+        while self.open.get() < self.size.get() + self.reserve.get() {
+            let mut waiting = self.waiting.borrow_mut();
+            while waiting.front().is_some_and(|w| w.gone.get()) {
+                waiting.pop_front();
+            }
+            let due = |w: &Rc<Waiter>| now >= w.since.saturating_add(self.reserve_after_ms.get());
+            if !waiting.front().is_some_and(due) {
+                return;
+            }
+            let waiter = waiting.pop_front();
+            drop(waiting);
+            self.open.set(self.open.get() + 1);
+            if let Some(waiter) = waiter {
+                waiter.give(Given::Place(Place(Rc::clone(self))));
+            }
+        }
+    }
+
+    /// A place for a connection that nobody waits for yet, as long as fewer than `min_idle` idle.
+    pub(crate) fn spare_place(self: &Rc<Self>, part: Part, min_idle: usize) -> Option<Place> {
+        if self.part.replace(Some(part)) != Some(part) {
+            self.retire(|s| s.part == part);
+        }
+        let wanted = self.idle.borrow().len() < min_idle && self.open.get() < self.size.get();
+        wanted.then(|| {
+            self.open.set(self.open.get() + 1);
+            Place(Rc::clone(self))
+        })
     }
 
     /// Hands a connection, or word of a place, to whoever waits longest.
@@ -176,22 +245,28 @@ impl Pool {
         drop(gone);
     }
 
+    /// Ends connections that were not used for long, or are old; of the former, `min_idle` stay.
+    pub(crate) fn retire_idle(&self, now: u64, spec: &Spec) {
+        let spare = Cell::new(self.idle.borrow().len().saturating_sub(spec.min_idle));
+        self.retire(|s| {
+            let unused = now >= s.used + spec.idle_ms && spare.get() > 0;
+            let over = unused || now >= s.opened + spec.lifetime_ms;
+            spare.set(spare.get().saturating_sub(usize::from(over)));
+            !over
+        });
+    }
+
     /// Lets those go who have waited until now; the number.
     pub(crate) fn expire(&self, now: u64) -> usize {
-        let mut expired = 0;
-        loop {
-            let due = |w: &Rc<Waiter>| w.until <= now || w.gone.get();
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.front().is_some_and(due) {
-                return expired;
-            }
-            let waiter = waiting.pop_front();
-            drop(waiting);
-            if let Some(waiter) = waiter.filter(|w| !w.gone.get()) {
-                waiter.give(Given::Expired);
-                expired += 1;
-            }
+        let due = |w: &Rc<Waiter>| w.until <= now || w.gone.get();
+        if !self.waiting.borrow().iter().any(due) {
+            return 0;
         }
+        let all = std::mem::take(&mut *self.waiting.borrow_mut());
+        let (late, left): (Vec<_>, Vec<_>) = all.into_iter().partition(due);
+        *self.waiting.borrow_mut() = left.into();
+        let late = late.iter().filter(|w| !w.gone.get());
+        late.map(|waiter| waiter.give(Given::Expired)).count()
     }
 
     /// Everybody looks again: the server is not what it was.
@@ -243,6 +318,7 @@ impl Drop for Waiting<'_> {
         self.0.gone.set(true);
         match self.0.given.take() {
             Some(Given::Server(server)) => self.1.put(server),
+            Some(Given::Place(place)) => drop(place),
             Some(Given::Look) => self.1.next(None),
             Some(Given::Expired) | None => {}
         }
@@ -318,7 +394,7 @@ mod tests {
         fn arrive(&mut self) {
             let pool = Rc::clone(&self.pool);
             let taking =
-                async move { pool.take(PART, &Rc::default(), usize::MAX, || u64::MAX).await };
+                async move { pool.take(PART, &Rc::default(), usize::MAX, (|| 0, u64::MAX)).await };
             self.waiting.push((self.arrived, Box::pin(taking)));
             self.arrived += 1;
         }
@@ -434,7 +510,7 @@ mod tests {
         crowd.look();
         let pool = Rc::clone(&crowd.pool);
         let mut late: Taking =
-            Box::pin(async move { pool.take(PART, &Rc::default(), usize::MAX, || 5).await });
+            Box::pin(async move { pool.take(PART, &Rc::default(), usize::MAX, (|| 0, 5)).await });
         let mut cx = Context::from_waker(Waker::noop());
         assert!(late.as_mut().poll(&mut cx).is_pending());
         crowd.arrive();

@@ -6,15 +6,18 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use quorate_wire::backend::Status;
+use quorate_wire::frame::put;
 
+use crate::cap::TooLarge;
 use crate::client::Client;
-use crate::exchange::{SpareCuts, Stop, Undo, Whose};
+use crate::exchange::{Kind, SpareCuts, Stop, Undo, Whose};
 use crate::gate::Verdict;
 use crate::io::Scratch;
 use crate::limits;
 use crate::server::Server;
 use crate::upstream::Up;
 use crate::worker::Worker;
+use crate::{cancel, cap};
 
 /// Why a relay stopped.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) barrier_due: bool,
     /// A statement of the guarded group was taken over from what the server had prepared before.
     pub(crate) reused: Vec<Rc<crate::statements::Statement>>,
+    /// The statement under way is being cancelled.
+    cancelling: bool,
     cuts: SpareCuts,
     room: BytesMut,
     followed: bool,
@@ -92,6 +97,7 @@ impl<'a> Relay<'a> {
             barrier: false,
             barrier_due: false,
             reused: Vec::new(),
+            cancelling: false,
             cuts: SpareCuts::take(),
             room: BytesMut::new(),
             followed: false,
@@ -272,6 +278,10 @@ impl<'a> Relay<'a> {
             }
         }
         let seen = &mut self.server.exchange.seen;
+        if let Some(what) = seen.too_large.take() {
+            self.too_large(what);
+        }
+        let seen = &mut self.server.exchange.seen;
         if !seen.parameters.is_empty() {
             self.server.note_reported();
         }
@@ -298,6 +308,23 @@ impl<'a> Relay<'a> {
         if !seen.undo.is_empty() {
             let undo = std::mem::take(&mut seen.undo);
             self.undo(undo);
+        }
+    }
+
+    /// A result is larger than allowed: the server is to end it, or the block that it was in.
+    fn too_large(&mut self, what: TooLarge) {
+        match what {
+            TooLarge::Cancel => {
+                self.cancelling = true;
+                cancel::statement(self.worker, &self.server.linked);
+            }
+            TooLarge::Fail => {
+                self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
+                put(&mut self.server.end.out, b'Q', |out| {
+                    out.extend_from_slice(cap::FAILS);
+                    out.extend_from_slice(b"\0");
+                });
+            }
         }
     }
 
@@ -356,6 +383,13 @@ impl<'a> Relay<'a> {
             Poll::Ready(Err(error)) => return self.last_words(error),
             Poll::Pending => return Ok(false),
         }
+        if self.cancelling {
+            // It must not hit what comes next.
+            if self.server.reins.cancels.get() > 0 {
+                return Ok(false);
+            }
+            self.cancelling = false;
+        }
         if self.barrier || self.waits_for_end() {
             return Ok(false);
         }
@@ -407,7 +441,9 @@ impl<'a> Relay<'a> {
 
     /// Whether a group has to be answered before the next one is looked at.
     pub(crate) fn pauses(&self) -> bool {
-        (self.one_at_a_time || self.guarded) && self.pausing
+        (self.one_at_a_time || self.guarded)
+            && self.pausing
+            && !self.server.exchange.wants_copy_data()
     }
 
     /// Whether the next group waits, because it may belong to another server.

@@ -11,8 +11,10 @@ use quorate_wire::sql::Access;
 
 use crate::acquire::acquire;
 use crate::aftermath::{self, After};
+use crate::cap::Cap;
 use crate::client::{Client, State};
 use crate::elsewhere;
+use crate::floor;
 use crate::gate::Verdict;
 use crate::group::{self, Group, peek};
 use crate::io::Scratch;
@@ -246,6 +248,9 @@ pub(crate) async fn settings(
     client: &mut Client,
     server: &mut Server,
 ) -> Result<(), Unset> {
+    if client.handle.raise.replace(false) {
+        floor::raise(client);
+    }
     if !server.asks_xid && matches!(server.part, Part::Writer(_)) && worker.resolves() {
         server.prepare_xid().await?;
     }
@@ -327,7 +332,11 @@ pub(crate) async fn linked(
     }
     client.block = crate::client::Block::default();
     server.exchange.to_the_end = guarded && group.many;
-    let mut relay = Relay::new(client, &mut server, worker, guarded, !on_writer);
+    let spec = client.account.spec();
+    server.exchange.cap = Cap::of(spec.rows_max, spec.bytes_max);
+    // A result is known to be too large only when it is there: nothing is sent behind it.
+    let one_at_a_time = !on_writer || server.exchange.cap.is_some();
+    let mut relay = Relay::new(client, &mut server, worker, guarded, one_at_a_time);
     loop {
         let event = relay.run().await;
         match event {

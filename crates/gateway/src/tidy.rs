@@ -9,6 +9,7 @@ use quorate_core::gateway::{Consistency, PoolMode};
 
 use crate::acquire::learn_functions;
 use crate::client::{Block, Client, Ending, Pin};
+use crate::floor;
 use crate::limits;
 use crate::server::{Gone, Part, Server};
 use crate::settings::put_literal;
@@ -34,7 +35,8 @@ EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
 EXISTS (SELECT FROM pg_catalog.pg_cursors), \
 EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
 WHERE from_sql AND name <> 'quorate_xid'), \
-(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_settings WHERE source = 'session')";
+(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_settings WHERE source = 'session'), \
+pg_catalog.current_setting('synchronous_commit')";
 
 /// Looks after a server whose transaction is over.
 pub(crate) async fn tidy(
@@ -61,6 +63,7 @@ pub(crate) async fn tidy(
         if block.look || suspicious(client, &block) {
             look(client, server).await?;
         }
+        keep_floor(client, server).await?;
     }
     if client.account.spec().mode == PoolMode::Session {
         client.pin(Pin::Session);
@@ -182,6 +185,25 @@ async fn learn(
     Ok(())
 }
 
+/// Raises `synchronous_commit` again where code that nobody could read has lowered it.
+async fn keep_floor(client: &mut Client, server: &mut Server) -> Result<(), Gone> {
+    let floor = client.account.spec().floor;
+    let Some(value) = server.applied.get(floor::NAME).filter(|v| floor::is_below(v, floor)) else {
+        return Ok(());
+    };
+    tracing::info!(
+        user = %client.account.user, database = %client.account.database,
+        "code of a client set synchronous_commit to {}, below gateway.synchronous_commit_floor; \
+         raised again", String::from_utf8_lossy(value)
+    );
+    let to = floor.as_str();
+    let sql = format!("SELECT pg_catalog.set_config('synchronous_commit', '{to}', false)");
+    server.ask(sql.as_bytes()).await?;
+    server.applied = floor::raised(&server.applied, floor);
+    client.settings = floor::raised(&client.settings, floor);
+    Ok(())
+}
+
 /// Looks for what code may have left; a client that left something keeps its server.
 async fn look(client: &mut Client, server: &mut Server) -> Result<(), Gone> {
     let answer = server.ask(RESIDUE).await?;
@@ -195,6 +217,11 @@ async fn look(client: &mut Client, server: &mut Server) -> Result<(), Gone> {
         }
     }
     let made = answer.column(0, pins.len()).unwrap_or_default();
+    if made.split(|b| *b == b',').any(|name| name == floor::NAME) {
+        let value = answer.column(0, pins.len() + 1);
+        server.applied = server.applied.with([(floor::NAME, value)]);
+        client.settings = client.settings.with([(floor::NAME, value)]);
+    }
     let known = |name: &[u8]| server.applied.get(name).is_some();
     if made.split(|b| *b == b',').any(|name| !name.is_empty() && !known(name)) {
         client.pin(Pin::Setting);

@@ -10,6 +10,7 @@ use quorate_wire::sql::{Leaves, Script, Verb};
 
 use crate::client::Pin;
 use crate::exchange::{Kind, Undo, Whose};
+use crate::floor::{self, Lowers};
 use crate::group::{self, Group};
 use crate::limits;
 use crate::relay::Relay;
@@ -184,6 +185,14 @@ impl Relay<'_> {
         };
         self.client.unnamed = None;
         self.server.unnamed = None;
+        if let Some(lowers) = floor::lowers(&script, sql, self.client.account.spec().floor) {
+            self.client.passing = false;
+            self.below_floor(lowers);
+            self.server.exchange.sent(Kind::Sync, false, Undo::Nothing);
+            put(&mut self.server.end.out, b'S', |_| {});
+            self.ends_group();
+            return;
+        }
         self.notes(&script, sql);
         self.before_end(&script);
         // It may send something itself.
@@ -222,6 +231,11 @@ impl Relay<'_> {
         let (name, mut statement, _) =
             group::parse(self.client, &mut worker.statements.borrow_mut(), message.body)?;
         self.client.passing = false;
+        let floor = self.client.account.spec().floor;
+        if let Some(lowers) = floor::lowers(&statement.script, &statement.text, floor) {
+            self.below_floor(lowers);
+            return Ok(());
+        }
         if let Some(instead) = self.deallocates(&statement) {
             statement = instead;
         }
@@ -362,6 +376,13 @@ impl Relay<'_> {
             self.client.statements.get(name).cloned()
         };
         match known {
+            Some(statement)
+                if floor::named_by(&statement.script, rest, self.client.account.spec().floor) =>
+            {
+                self.client.passing = false;
+                self.below_floor(Lowers::Unseen);
+                return Ok(());
+            }
             Some(statement) => {
                 self.notes(&statement.script, &statement.text);
                 self.before_end_of_pipeline(&statement.script);
@@ -427,6 +448,12 @@ impl Relay<'_> {
         }
         self.extended(Kind::Close, message);
         Ok(())
+    }
+
+    /// A statement that would lower `synchronous_commit` too far.
+    fn below_floor(&mut self, lowers: Lowers) {
+        let floor = self.client.account.spec().floor;
+        self.fail(&lowers.report(floor));
     }
 
     /// A second statement under one name.

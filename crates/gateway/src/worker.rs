@@ -15,6 +15,7 @@ use quorate_core::gateway::Gateway;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Account;
+use crate::acquire;
 use crate::client::Handle;
 use crate::limits;
 use crate::server::{Part, Reins, Server};
@@ -227,7 +228,11 @@ impl Worker {
     pub(crate) async fn watch(self: Rc<Self>) {
         let mut changes = self.world.changes();
         loop {
+            let before = self.view().writer;
             self.take_view();
+            if self.view().writer != before {
+                acquire::fill(&self);
+            }
             if changes.changed().await.is_err() {
                 return;
             }
@@ -244,8 +249,12 @@ impl Worker {
                 Ok(rules) => *self.rules.borrow_mut() = Rc::new(rules),
                 Err(problems) => tracing::error!(?problems, "the access rules are wrong"),
             }
+            let now = self.now();
             for account in self.accounts() {
-                account.configure(&view.wanted);
+                account.configure(&view.wanted, now);
+            }
+            if before.wanted.synchronous_commit_floor < view.wanted.synchronous_commit_floor {
+                self.clients.borrow().values().for_each(|client| client.raise.set(true));
             }
         }
         self.cut(&view);
@@ -287,12 +296,14 @@ impl Worker {
                 let spec = account.spec();
                 for pool in account.pools() {
                     pool.expire(now);
+                    pool.relieve(now);
                     if ticks.is_multiple_of(limits::TICKS_PER_LOOK) {
-                        pool.retire(|s| {
-                            now < s.used + spec.idle_ms && now < s.opened + spec.lifetime_ms
-                        });
+                        pool.retire_idle(now, &spec);
                     }
                 }
+            }
+            if ticks.is_multiple_of(limits::TICKS_PER_LOOK) {
+                acquire::fill(&self);
             }
         }
     }

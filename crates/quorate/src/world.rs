@@ -120,6 +120,8 @@ impl Cluster {
             Err(because) => (None, because),
         };
         let document = state.document();
+        let mut wanted = document.gateway.clone();
+        wanted.synchronous_commit_floor = document.synchronous_commit_floor();
         View {
             cluster: state.cluster_id.clone(),
             term: authority.term,
@@ -127,7 +129,7 @@ impl Cluster {
             because,
             replicas: self.replicas(authority),
             ends: ends(authority),
-            wanted: Arc::new(document.gateway.clone()),
+            wanted: Arc::new(wanted),
         }
     }
 

@@ -177,6 +177,7 @@ impl Scan<'_> {
 
     /// `set_config(name, value, is_local)`; the opening parenthesis was taken.
     fn set_config(&mut self) {
+        self.script.configures = true;
         self.write(Why::Function);
         let Some(arguments) = self.arguments() else {
             return self.leave(Leaves::SETTING.with(Leaves::UNKNOWN_SETTING));

@@ -117,6 +117,8 @@ pub struct Script {
     pub begins: bool,
     /// What the string may leave in the session, or take from it.
     pub leaves: Leaves,
+    /// Whether `set_config` is called by its name.
+    pub configures: bool,
     /// Whether a statement may return rows.
     pub returns_rows: bool,
     /// The same for strings that differ in literals, parameters, comments, spacing or case only.

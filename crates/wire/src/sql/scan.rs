@@ -40,6 +40,7 @@ impl<'a> Scan<'a> {
                 ends: false,
                 begins: false,
                 leaves: Leaves::NONE,
+                configures: false,
                 returns_rows: false,
                 fingerprint: 0,
                 directive: None,

@@ -12,7 +12,7 @@ use crate::cap::TooLarge;
 use crate::client::Client;
 use crate::exchange::{Kind, SpareCuts, Stop, Undo, Whose};
 use crate::gate::Verdict;
-use crate::io::Scratch;
+use crate::io::{Io, Scratch};
 use crate::limits;
 use crate::server::Server;
 use crate::upstream::Up;
@@ -156,9 +156,11 @@ impl<'a> Relay<'a> {
         if !self.server.end.stash.is_empty() && self.stashed(cx)? {
             return Ok(true);
         }
-        // Nothing is owed, and something is about to be sent: to ask now would be in vain.
+        // Nothing is owed, and something is about to be sent: to ask now would be in vain. (A stream
+        // does not show that it has ended before it is read, as a socket has by now.)
         let asks = self.consumed == 0 && !self.client.end.stash.is_empty();
-        if asks && self.server.exchange.is_quiet() {
+        let far = matches!(self.server.end.io, Io::Far(_));
+        if asks && !far && self.server.exchange.is_quiet() {
             return Ok(false);
         }
         let n = match self.server.end.io.poll_read(cx, scratch) {

@@ -97,7 +97,7 @@ impl Exchange {
                 Undo::Parse { whose, .. } | Undo::Parsed(whose) => {
                     self.seen.undo.push(Undo::Parsed(whose));
                 }
-                Undo::Nothing => {}
+                Undo::Nothing | Undo::Closed(_) => {}
                 close @ Undo::Close { .. } => self.seen.undo.push(close),
             }
         }

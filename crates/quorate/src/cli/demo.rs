@@ -187,8 +187,23 @@ fn say(text: &str) {
     let _ = std::io::stdout().flush();
 }
 
+/// Whoever has one of the ports already would be taken for a part of the demo.
+fn free(first: u16) -> Result<()> {
+    let last = first.checked_add(3 * NODES.len() as u16 - 1).context("--port is too high")?;
+    for port in first..=last {
+        std::net::TcpListener::bind(("127.0.0.1", port)).with_context(|| {
+            format!(
+                "port {port} of 127.0.0.1 cannot be had, and the demo needs {first} to {last}: end \
+                 what listens there, or choose others with --port"
+            )
+        })?;
+    }
+    Ok(())
+}
+
 /// `quorate demo`.
 pub async fn demo(global: &Global, args: DemoArgs) -> Result<()> {
+    free(args.port)?;
     let began = Instant::now();
     let (dir, temporary) = match &global.dir {
         Some(dir) => {

@@ -202,7 +202,6 @@ impl Database {
             replayed: probe.flushed.or(probe.replayed).unwrap_or_default(),
             started_us: (probe.started_at * 1e6).round() as u64,
             sampled: facts.asked,
-            age_ms: 0,
             reads: false,
             pending_restart: probe.pending_restart.clone(),
             kept: self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone(),

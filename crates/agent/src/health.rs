@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_core::coordinator::Peer;
 use quorate_core::lease::{self, LeaseTiming};
 use quorate_core::status::{Hearing, NodeStatus};
-use quorate_core::{Moment, NodeId, Term};
+use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::Gate;
 use quorate_link::Pulse;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,18 @@ struct BeatAnswer {
     term: Term,
     /// Whether the lease was granted.
     granted: bool,
+    /// From a writer: where its log ends.
+    #[serde(default)]
+    log_end: Option<LogEnd>,
+}
+
+/// Where a writer's log ended.
+#[derive(Serialize, Deserialize)]
+struct LogEnd {
+    term: Term,
+    flushed: Lsn,
+    /// How old that was when the answer was made, in milliseconds, rounded up.
+    age_ms: u64,
 }
 
 #[derive(Default)]
@@ -52,6 +64,9 @@ struct Table {
     granted: BTreeMap<NodeId, Moment>,
     /// When each voter's hold on an older lease is over, by its own word.
     clear_at: BTreeMap<NodeId, (Term, Moment)>,
+    /// Where each writer's log ended, in which term, and when: no later than it was true, by our
+    /// clock alone.
+    log_ends: BTreeMap<NodeId, (Term, Lsn, Moment)>,
     strict: bool,
 }
 
@@ -158,6 +173,18 @@ impl Health {
         peers
     }
 
+    /// Where a node's log ended as a writer, in which term; and a moment from which on it had come
+    /// that far at the most. What was acknowledged before that moment is in it.
+    pub fn log_end(&self, of: NodeId) -> Option<(Term, Lsn, Moment)> {
+        let table = self.table();
+        if of != self.me {
+            return table.log_ends.get(&of).copied();
+        }
+        let status = table.status.as_ref()?;
+        let server = status.server.as_ref()?;
+        Some((status.writer.as_ref()?.term, server.flushed, server.sampled))
+    }
+
     /// The last word of one node.
     pub fn status_of(&self, node: NodeId) -> Option<NodeStatus> {
         self.table().peers.get(&node)?.status.clone()
@@ -226,9 +253,6 @@ impl Health {
             let silent_ms = Some(now.since(heard).as_millis() as u64);
             (*n, Hearing { silent_ms, gone: peer.is_some_and(|p| p.gone) })
         };
-        if let Some(server) = &mut status.server {
-            server.age_ms = now.since(server.sampled).as_millis() as u64 + 1;
-        }
         status.hears = table.members.iter().filter(|n| **n != self.me).map(hearing).collect();
         status
     }
@@ -239,6 +263,14 @@ impl Table {
     fn held_below(&self, term: Term) -> Option<Moment> {
         let held = self.holds.range(..term).map(|(_, (_, until))| *until).max();
         held.max(Some(self.forgotten))
+    }
+
+    /// Where our own log ends, as a writer.
+    fn log_end(&self, now: Moment) -> Option<LogEnd> {
+        let status = self.status.as_ref()?;
+        let server = status.server.as_ref()?;
+        let age_ms = now.since(server.sampled).as_millis() as u64 + 1;
+        Some(LogEnd { term: status.writer.as_ref()?.term, flushed: server.flushed, age_ms })
     }
 
     fn release(&mut self, node: NodeId, up_to: Option<Term>) {
@@ -317,7 +349,7 @@ impl Pulse for Health {
             status = Some(beat.status);
         }
         let news = table.hear(from, now, status);
-        let answer = BeatAnswer { term: table.term, granted };
+        let answer = BeatAnswer { term: table.term, granted, log_end: table.log_end(now) };
         drop(table);
         if news {
             self.announce();
@@ -329,6 +361,14 @@ impl Pulse for Health {
         let answer: Option<BeatAnswer> = serde_json::from_slice(answer).ok();
         let mut table = self.table();
         let news = table.hear(by, (self.clock)(), None);
+        // The answer was made after the question: so old it is at the most, however long either was
+        // on its way.
+        if let Some(LogEnd { term, flushed, age_ms }) =
+            answer.as_ref().and_then(|a| a.log_end.as_ref())
+        {
+            let at = sent_at - std::time::Duration::from_millis(*age_ms);
+            table.log_ends.insert(by, (*term, *flushed, at));
+        }
         if let Some(answer) = answer
             && answer.granted
             && table.asking.is_some_and(|term| term >= answer.term)

@@ -114,9 +114,6 @@ pub struct ServerStatus {
     /// When its positions were asked for, by this node's clock.
     #[serde(skip)]
     pub sampled: Moment,
-    /// The same as an age when the word was given, in milliseconds, rounded up.
-    #[serde(default)]
-    pub age_ms: u64,
     /// Whether it is a standby that answers reads of gateways.
     #[serde(default)]
     pub reads: bool,

@@ -59,4 +59,4 @@ pub use quorate_wire::Retry;
 pub use sessions::{Ended, Sessions};
 pub use stream::{BoxFuture, BoxStream, Stream};
 pub use tls::{Tls, TlsSource};
-pub use world::{Fate, Local, Replica, Role, Token, Transaction, View, World, Writer};
+pub use world::{Fate, Local, Made, Replica, Role, Token, Transaction, View, World, Writer};

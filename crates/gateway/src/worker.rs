@@ -53,7 +53,6 @@ pub(crate) struct Worker {
     roles: RefCell<HashMap<Box<str>, Looked>>,
     spare: Cell<BytesMut>,
     started: Instant,
-    viewed: Cell<Instant>,
     coarse: Cell<u64>,
     random: Cell<u64>,
     turn: Cell<usize>,
@@ -79,7 +78,6 @@ impl Worker {
             roles: RefCell::default(),
             spare: Cell::default(),
             started: Instant::now(),
-            viewed: Cell::new(Instant::now()),
             coarse: Cell::new(0),
             turn: Cell::new(0),
             random: Cell::new(0x9E37_79B9_7F4A_7C15 ^ u64::from(index)),
@@ -103,9 +101,9 @@ impl Worker {
         self.turn.get()
     }
 
-    /// Milliseconds since the view was made.
+    /// Milliseconds since the view was made, rounded up.
     pub(crate) fn view_age_ms(&self) -> u64 {
-        self.viewed.get().elapsed().as_millis() as u64
+        self.view.borrow().made.0.elapsed().as_millis() as u64 + 1
     }
 
     /// Milliseconds since the thread began.
@@ -240,7 +238,6 @@ impl Worker {
     }
 
     fn take_view(&self) {
-        self.viewed.set(Instant::now());
         let view = self.world.view();
         let before = self.view.replace(Arc::clone(&view));
         if before.wanted != view.wanted {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quorate_core::gateway::Gateway;
 use quorate_core::{Lsn, NodeId, Term};
@@ -13,6 +14,8 @@ use crate::stream::{BoxFuture, BoxStream};
 /// The cluster as a gateway sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
+    /// When it was made: from then on it grows old.
+    pub made: Made,
     /// Which cluster it is.
     pub cluster: String,
     /// The newest term that this node knows.
@@ -28,6 +31,24 @@ pub struct View {
     /// What the operator wants of gateways.
     pub wanted: Arc<Gateway>,
 }
+
+/// When a view was made. No difference between two views.
+#[derive(Debug, Clone, Copy)]
+pub struct Made(pub Instant);
+
+impl Default for Made {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl PartialEq for Made {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Made {}
 
 /// The writer of the newest term that this node knows, when it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,9 @@ use quorate_core::authority::{Authority, Phase};
 use quorate_core::status::Doing;
 use quorate_core::{Lsn, NodeId, Term};
 use quorate_gateway::remote;
-use quorate_gateway::{BoxStream, Fate, Local, Replica, Role, Token, Transaction, View, Writer};
+use quorate_gateway::{
+    BoxStream, Fate, Local, Made, Replica, Role, Token, Transaction, View, Writer,
+};
 use quorate_link::{Kind, clock};
 use quorate_replication::Level;
 use sha2::Digest;
@@ -22,8 +24,6 @@ use tokio::sync::watch;
 const VIEW_EVERY: Duration = Duration::from_millis(100);
 /// Pause between two looks at a transaction that is still running.
 const FATE_POLL: Duration = Duration::from_millis(5);
-/// How long a heartbeat may have been on its way: what it says is older by that.
-const ON_THE_WAY: Duration = Duration::from_millis(50);
 /// Positions of the writer that are remembered, to tell how old a replica's position is.
 const MARKS_MAX: usize = 3_000;
 
@@ -53,7 +53,7 @@ impl Marks {
         }
         match self.marks.back_mut() {
             // Where it has not moved, the newest word of it is what counts.
-            Some((then, last)) if *last == lsn => *then = at,
+            Some((then, last)) if *last == lsn => *then = at.max(*then),
             Some((_, last)) if *last > lsn => {}
             _ => self.marks.push_back((at, lsn)),
         }
@@ -113,6 +113,7 @@ impl Cluster {
     }
 
     fn look(&self) -> View {
+        let made = Instant::now();
         let state = self.node.parts.consensus.state();
         let authority = &state.authority;
         let (writer, because) = match self.writer(authority) {
@@ -123,6 +124,7 @@ impl Cluster {
         let mut wanted = document.gateway.clone();
         wanted.synchronous_commit_floor = document.synchronous_commit_floor();
         View {
+            made: Made(made),
             cluster: state.cluster_id.clone(),
             term: authority.term,
             writer,
@@ -164,18 +166,11 @@ impl Cluster {
         let now = Instant::now();
         let peers = parts.health.peers();
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard_ago = |heard: Option<quorate_core::Moment>| {
-            heard.map_or(Duration::MAX, |at| clock::now().since(at))
-        };
-        if let Some(peer) = authority.writer.and_then(|w| peers.get(&w))
-            && let Some(status) = &peer.status
-            && status.writer.as_ref().is_some_and(|w| w.term == authority.term)
-            && let Some(server) = &status.server
-            && let Some(at) = heard_ago(peer.heard)
-                .checked_add(Duration::from_millis(server.age_ms) + ON_THE_WAY)
-                .and_then(|ago| now.checked_sub(ago))
+        if let Some((term, end, at)) = authority.writer.and_then(|w| parts.health.log_end(w))
+            && term == authority.term
+            && let Some(at) = now.checked_sub(clock::now().since(at))
         {
-            marks.note(authority.term, at, server.flushed);
+            marks.note(term, at, end);
         }
         let mut replicas = Vec::new();
         for (node, peer) in &peers {
@@ -195,7 +190,7 @@ impl Cluster {
                 replayed: server.replayed,
                 term: status.term,
                 incarnation: server.started_us,
-                behind_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
+                behind_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64 + 1),
                 near: here,
             });
         }

@@ -10,8 +10,8 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway as Wanted;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Replica, Role, Sessions, Tls, TlsSource,
-    Token, Transaction, View, World, Writer,
+    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Replica, Role, Sessions, Tls,
+    TlsSource, Token, Transaction, View, World, Writer,
 };
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
@@ -293,7 +293,10 @@ impl Door {
 
     /// Changes what the gateway knows.
     pub(crate) fn change(&self, change: impl FnOnce(&mut View)) {
-        self.cluster.change(change);
+        self.cluster.change(|view| {
+            view.made = Made::default();
+            change(view);
+        });
     }
 
     /// Changes what the document wants.

@@ -404,7 +404,7 @@ mod tests {
 
     use quorate_core::Because;
     use quorate_core::state::NodeKind;
-    use quorate_core::status::Doing;
+    use quorate_core::status::{Doing, ServerStatus, WriterStatus};
     use quorate_gateway::Verdict;
 
     use super::*;
@@ -477,6 +477,30 @@ mod tests {
         NOW.set(40_000);
         alone.set_status(status);
         assert_eq!(gate.check(Term(4), clock()), Verdict::Hold);
+    }
+
+    #[test]
+    fn a_writers_position_is_as_old_as_the_question_it_answered() {
+        NOW.set(10_000);
+        let (a, b) = (health("a", 4), health("b", 4));
+        join(&a, 4, true);
+        join(&b, 4, true);
+        let mut status = a.table().status.clone().unwrap();
+        let (flushed, sampled) = (Lsn(70), clock() - std::time::Duration::from_millis(100));
+        status.server = Some(ServerStatus { flushed, sampled, ..ServerStatus::default() });
+        status.writer = Some(WriterStatus { term: Term(4), ..WriterStatus::default() });
+        a.set_status(status);
+        // Both the question and the answer take their time.
+        let (asked, question) = (clock(), b.beat(a.me));
+        NOW.set(10_300);
+        let answer = a.heard(b.me, &question);
+        NOW.set(10_900);
+        b.answered(a.me, asked, &answer);
+        let (term, end, at) = b.log_end(a.me).unwrap();
+        assert_eq!((term, end), (Term(4), flushed));
+        assert!(at <= sampled, "it was there at {at:?}, and not before {sampled:?}");
+        assert_eq!(a.log_end(a.me), Some((Term(4), flushed, sampled)));
+        assert_eq!(a.log_end(b.me), None);
     }
 
     #[test]

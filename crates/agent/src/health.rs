@@ -126,6 +126,7 @@ impl Health {
         table.voters = voters;
         table.members.clone_from(members);
         table.peers.retain(|n, _| members.contains(n));
+        table.log_ends.retain(|n, _| members.contains(n));
     }
 
     /// Whether leases are asked for in this term.
@@ -173,8 +174,8 @@ impl Health {
         peers
     }
 
-    /// Where a node's log ended as a writer, in which term; and a moment from which on it had come
-    /// that far at the most. What was acknowledged before that moment is in it.
+    /// Where a node's log ended as a writer, in which term, and a moment no later than that was
+    /// true: whatever was acknowledged before it is in that log.
     pub fn log_end(&self, of: NodeId) -> Option<(Term, Lsn, Moment)> {
         let table = self.table();
         if of != self.me {

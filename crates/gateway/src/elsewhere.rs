@@ -24,10 +24,10 @@ pub(crate) async fn goes_on(
     server: Box<Server>,
 ) -> Result<After, End> {
     let block = std::mem::take(&mut client.block);
-    let again = roll_back(client, block, server).await;
-    let moved = match again {
-        Some(again) => begun_on_writer(worker, client, &again).await,
-        None => Err(Box::new(
+    let moved = match roll_back(client, block, server).await {
+        Err(gone) => Err(Box::new(aftermath::undone(&gone.sentence()))),
+        Ok(Some(again)) => begun_on_writer(worker, client, &again).await,
+        Ok(None) => Err(Box::new(
             Report::error("25006", "a transaction on a replica cannot do this")
                 .detail("It leaves something in its session, which would stay on the replica.")
                 .hint(
@@ -81,7 +81,7 @@ async fn roll_back(
     client: &Client,
     block: Block,
     mut server: Box<Server>,
-) -> Option<Vec<Box<[u8]>>> {
+) -> Result<Option<Vec<Box<[u8]>>>, Gone> {
     let account = Rc::clone(&client.account);
     let ended = async {
         let again = match block.story {
@@ -97,12 +97,13 @@ async fn roll_back(
         server.ask(b"ROLLBACK").await?;
         Ok::<_, Gone>(again)
     };
-    let again = tokio::time::timeout(limits::FINISH_WAIT, ended).await.ok()?.ok()?;
+    let late = |_| Gone::Lost("the replica did not answer in time".to_owned());
+    let again = tokio::time::timeout(limits::FINISH_WAIT, ended).await.map_err(late)??;
     // Code that is not known may have left something.
     if !block.look {
         account.put(server);
     }
-    again
+    Ok(again)
 }
 
 /// For a client whose session on a replica is not what it was, and cannot go on elsewhere.

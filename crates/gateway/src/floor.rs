@@ -14,6 +14,7 @@ use quorate_wire::sql::{Leaves, Script, Verb};
 
 use crate::client::Client;
 use crate::settings::Settings;
+use crate::upstream::is_plain;
 
 /// The setting.
 pub(crate) const NAME: &[u8] = b"synchronous_commit";
@@ -114,27 +115,20 @@ fn may_set(script: &Script) -> bool {
     script.configures
         || script.statements != 1
         || script.leaves.has(Leaves::UNKNOWN.with(Leaves::UNKNOWN_SETTING))
-        || !matches!(
-            script.first,
-            Verb::Select
-                | Verb::Values
-                | Verb::Table
-                | Verb::With
-                | Verb::Insert
-                | Verb::Update
-                | Verb::Delete
-                | Verb::Merge
-                | Verb::Begin(_)
-                | Verb::Commit { .. }
-                | Verb::Rollback { .. }
-                | Verb::Savepoint
-                | Verb::Release
-                | Verb::RollbackTo
-                | Verb::Show(_)
-                | Verb::Reset(_)
-                | Verb::Copy(_)
-                | Verb::Empty
-        )
+        || !is_plain(script.first)
+            && !matches!(
+                script.first,
+                Verb::Begin(_)
+                    | Verb::Commit { .. }
+                    | Verb::Rollback { .. }
+                    | Verb::Savepoint
+                    | Verb::Release
+                    | Verb::RollbackTo
+                    | Verb::Show(_)
+                    | Verb::Reset(_)
+                    | Verb::Copy(_)
+                    | Verb::Empty
+            )
 }
 
 /// What follows the name.

@@ -12,7 +12,7 @@ use crate::cap::TooLarge;
 use crate::client::Client;
 use crate::exchange::{Kind, SpareCuts, Stop, Undo, Whose};
 use crate::gate::Verdict;
-use crate::io::{Io, Scratch};
+use crate::io::Scratch;
 use crate::limits;
 use crate::server::Server;
 use crate::upstream::Up;
@@ -52,7 +52,7 @@ pub(crate) struct Relay<'a> {
     /// A group was passed on; the next one may have to go elsewhere.
     pub(crate) one_at_a_time: bool,
     /// A part of the group under way was passed on, or it was looked at before.
-    pub(crate) begun: bool,
+    pub(crate) looked_at: bool,
     /// A group's end was passed on.
     pub(crate) asked: bool,
     /// A group's end was passed on, and is not answered yet.
@@ -89,7 +89,7 @@ impl<'a> Relay<'a> {
             worker,
             guarded,
             one_at_a_time,
-            begun: true,
+            looked_at: true,
             asked: false,
             pausing: false,
             consumed: 0,
@@ -155,13 +155,6 @@ impl<'a> Relay<'a> {
         }
         if !self.server.end.stash.is_empty() && self.stashed(cx)? {
             return Ok(true);
-        }
-        // Nothing is owed, and something is about to be sent: to ask now would be in vain. (A stream
-        // does not show that it has ended before it is read, as a socket has by now.)
-        let asks = self.consumed == 0 && !self.client.end.stash.is_empty();
-        let far = matches!(self.server.end.io, Io::Far(_));
-        if asks && !far && self.server.exchange.is_quiet() {
-            return Ok(false);
         }
         let n = match self.server.end.io.poll_read(cx, scratch) {
             Poll::Pending => return Ok(false),
@@ -436,7 +429,7 @@ impl<'a> Relay<'a> {
     /// A group's end is passed on.
     pub(crate) fn ends_group(&mut self) {
         self.asked = true;
-        self.begun = false;
+        self.looked_at = false;
         self.pausing = true;
         self.barrier |= std::mem::take(&mut self.barrier_due);
     }

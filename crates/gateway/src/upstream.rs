@@ -95,13 +95,13 @@ impl Relay<'_> {
             if self.must_wait(&message) {
                 return Ok((at, Up::More));
             }
-            if !self.begun && self.server.part == Part::Replica {
+            if !self.looked_at && self.server.part == Part::Replica {
                 match self.next_group(rest)? {
                     None => return Ok((at, Up::More)),
                     Some(group) if self.belongs_elsewhere(&group) => {
                         return Ok((at, Up::Elsewhere));
                     }
-                    Some(_) => self.begun = true,
+                    Some(_) => self.looked_at = true,
                 }
             }
             self.client.left = HEADER + len - n;
@@ -492,7 +492,7 @@ impl Relay<'_> {
 }
 
 /// Whether a statement is planned like a query, and nothing else.
-fn is_plain(verb: Verb) -> bool {
+pub(crate) fn is_plain(verb: Verb) -> bool {
     matches!(
         verb,
         Verb::Select

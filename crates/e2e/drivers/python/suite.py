@@ -21,8 +21,6 @@ LEFT_OUT = ["crdb", "pool", "scripts", "test_typing.py", "test_dns.py", "test_dn
 # Fewer tests that pass with the server itself mean that something else is wrong.
 PASSED_MIN = 3000
 FAILED = ("failure", "error")
-# How often a test that failed without a reason has to pass.
-AGAIN = 5
 
 # Tests that cannot pass through a pool, by why.
 DIFFERENT = {
@@ -69,11 +67,6 @@ def results(source, conninfo, tests=("tests",)):
     return found
 
 
-def passes_again(source, conninfo, name):
-    runs = (results(source, conninfo, [f"tests/{name}"]) for _ in range(AGAIN))
-    return all(name in passed(found) for found in runs)
-
-
 def reason(name):
     for why, patterns in DIFFERENT.items():
         if any(re.search(pattern, name) for pattern in patterns):
@@ -108,9 +101,6 @@ def main():
             print(f"skip {name} -- {why}")
         else:
             why = f"{outcome}: {' '.join(str(message).split())[:300]}"
-            if outcome in FAILED and passes_again(source, gateway, name):
-                print(f"unsteady: {name}, which passed {AGAIN} times after: {why}")
-                continue
             wrong = True
             print(f"not ok {name} -- {why}")
     if not wrong:

@@ -131,5 +131,9 @@ pub const PREPARED_MIN: usize = 64;
 /// Bytes of an answer to several statements that are kept back until the last of them is done.
 pub const HELD_MAX: usize = 256 * 1024;
 
+/// Bytes of the answer to one read on a replica that are kept back until it is done: as much as
+/// PostgreSQL itself keeps back, so that nobody waits longer for a row.
+pub const HELD_READ_MAX: usize = 8 * 1024;
+
 /// The same after a statement called a function that is not known.
 pub const FUNCTIONS_UNKNOWN_AGE_MS: u64 = 1_000;

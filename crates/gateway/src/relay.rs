@@ -49,6 +49,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     /// Nothing of the answer is passed on before it has surely begun.
     pub(crate) guarded: bool,
+    /// Bytes that are kept back at the most until the answer has surely begun.
+    pub(crate) held_max: usize,
     /// A group was passed on; the next one may have to go elsewhere.
     pub(crate) one_at_a_time: bool,
     /// A part of the group under way was passed on, or it was looked at before.
@@ -88,6 +90,7 @@ impl<'a> Relay<'a> {
             server,
             worker,
             guarded,
+            held_max: limits::HELD_MAX,
             one_at_a_time,
             looked_at: true,
             asked: false,
@@ -227,7 +230,7 @@ impl<'a> Relay<'a> {
         let exchange = &mut self.server.exchange;
         let begun = exchange.seen.ready
             || exchange.seen.answered && !exchange.to_the_end
-            || self.client.held.len() > limits::HELD_MAX;
+            || self.client.held.len() > self.held_max;
         if self.guarded && begun {
             self.guarded = false;
             exchange.to_the_end = false;

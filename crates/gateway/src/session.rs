@@ -331,12 +331,14 @@ pub(crate) async fn linked(
         client.replay.extend_from_slice(&client.end.stash[..group.len]);
     }
     client.block = crate::client::Block::default();
-    server.exchange.to_the_end = guarded && group.many;
+    // A replica may still cancel what it has begun to answer.
+    server.exchange.to_the_end = guarded && (group.many || !on_writer);
     let spec = client.account.spec();
     server.exchange.cap = Cap::of(spec.rows_max, spec.bytes_max);
     // A result is known to be too large only when it is there: nothing is sent behind it.
     let one_at_a_time = !on_writer || server.exchange.cap.is_some();
     let mut relay = Relay::new(client, &mut server, worker, guarded, one_at_a_time);
+    relay.held_max = if group.many { limits::HELD_MAX } else { limits::HELD_READ_MAX };
     loop {
         let event = relay.run().await;
         match event {

@@ -11,6 +11,8 @@ in_both_modes! {
     reads_go_to_a_standby_that_has_what_they_must_see
     what_a_standby_refuses_is_done_by_the_writer
     a_standby_that_stops_serving_is_left
+    a_conflict_with_replay_behind_the_first_row_is_not_seen
+    an_error_of_a_read_comes_behind_its_rows
     a_read_only_block_goes_on_at_the_writer_when_it_must
     a_read_only_block_with_one_snapshot_does_not_move
     a_read_only_block_may_write_where_postgresql_lets_it
@@ -214,5 +216,58 @@ async fn what_a_reset_at_a_standby_finds_is_not_taken_for_a_setting(mode: Mode) 
         assert_eq!(raw.value("SHOW default_transaction_read_only").await?, "off", "{sql}");
         raw.ask("CREATE TABLE r(i int); DROP TABLE r").await?.ok();
     }
+    Ok(())
+}
+
+/// Makes these on the writer, and waits until the standby has them.
+async fn made(door: &Door, sql: &str) -> Result<()> {
+    door.admin().await?.batch_execute(sql).await?;
+    let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
+    let standby = door.standby.as_ref().unwrap();
+    eventually("the standby has it", async || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+        (standby.value(&sql).await.ok()? == "t").then_some(())
+    })
+    .await;
+    Ok(())
+}
+
+async fn a_conflict_with_replay_behind_the_first_row_is_not_seen(mode: Mode) -> Result<()> {
+    let (door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    // As a standby cancels a query whose rows replay is about to remove.
+    made(
+        &door,
+        "CREATE FUNCTION clash(i int) RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN
+             IF i = 3 AND pg_is_in_recovery() THEN RAISE SQLSTATE '40001'; END IF;
+             RETURN i || CASE WHEN pg_is_in_recovery() THEN ' standby' ELSE ' writer' END;
+         END $$;
+         CREATE VIEW three AS SELECT clash(i) FROM generate_series(1, 3) i;
+         CREATE VIEW two AS SELECT clash(i) FROM generate_series(1, 2) i;",
+    )
+    .await?;
+    for extended in [false, true] {
+        // Such reads do go to the standby.
+        let two = say(&mut raw, "SELECT * FROM two", extended).await?.ok();
+        assert_eq!(&two.rows[1][0], "2 standby");
+        let three = say(&mut raw, "SELECT * FROM three", extended).await?.ok();
+        let rows: Vec<&str> = three.rows.iter().map(|row| &row[0]).collect();
+        assert_eq!(rows, ["1 writer", "2 writer", "3 writer"]);
+    }
+    Ok(())
+}
+
+async fn an_error_of_a_read_comes_behind_its_rows(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    for extended in [false, true] {
+        let sql = "SELECT 1 / (3 - i) FROM generate_series(1, 5) i";
+        let answer = say(&mut raw, sql, extended).await?;
+        assert_eq!((answer.code(), answer.rows.len()), ("22012", 2));
+        assert_eq!(answer.status, 'I');
+    }
+    // A long answer is not kept until its end.
+    let sql =
+        "SELECT repeat('x', 1000) FROM generate_series(1, 1000) UNION ALL SELECT (1 / 0)::text";
+    let answer = raw.ask(sql).await?;
+    assert_eq!(answer.code(), "22012");
     Ok(())
 }

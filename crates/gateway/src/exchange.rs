@@ -65,7 +65,7 @@ pub(crate) enum Kind {
 pub(crate) enum Whose {
     /// For the gateway, which knows that the client has it.
     Ours,
-    /// For the client, without a name: the how manieth of its kind.
+    /// For the client, without a name; counted, since a later one takes its place.
     Unnamed(u64),
     /// For the client, by this name.
     Named(Box<[u8]>),

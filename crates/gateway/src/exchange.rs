@@ -295,7 +295,7 @@ impl Exchange {
             if seen.is_none() && must_see(tag, len, ours) {
                 return Ok((at, Stop::More));
             }
-            if let Some(stop) = self.stops(tag, len, seen, guarded, ours) {
+            if let Some(stop) = self.stops(tag, len, seen, guarded) {
                 return Ok((at, stop));
             }
             self.passing = self.within_cap(tag, len, seen, ours)?;
@@ -311,14 +311,7 @@ impl Exchange {
         }
     }
 
-    fn stops(
-        &self,
-        tag: u8,
-        len: usize,
-        seen: Option<&[u8]>,
-        guarded: bool,
-        ours: bool,
-    ) -> Option<Stop> {
+    fn stops(&self, tag: u8, len: usize, seen: Option<&[u8]>, guarded: bool) -> Option<Stop> {
         let fields = || seen.and_then(|body| Fields::parse(body).ok());
         match tag {
             NOTICE if fields().is_some_and(|f| f.is_cancelled_sync_wait()) => {
@@ -327,11 +320,18 @@ impl Exchange {
             ERROR if fields().is_some_and(|f| is_fatal(&f)) => {
                 Some(Stop::Fatal(fields().map(|f| f.message().to_owned()).unwrap_or_default()))
             }
-            ERROR if guarded && !ours && (!self.seen.answered || self.to_the_end) => {
+            ERROR if guarded && self.is_heard() && (!self.seen.answered || self.to_the_end) => {
                 Some(Stop::Refused(fields().map_or(*b"XX000", |f| sqlstate(&f))))
             }
             _ => None,
         }
+    }
+
+    /// Whether the client hears of an error at this place: it does if what ends here is its own, even
+    /// if the request that failed is not.
+    fn is_heard(&self) -> bool {
+        let end = self.expect.iter().find(|e| matches!(e.kind, Kind::Sync | Kind::Query));
+        end.is_none_or(|e| !e.ours)
     }
 
     /// Takes note of a message; whether it is passed on.
@@ -406,18 +406,14 @@ impl Exchange {
     fn error(&mut self, body: Option<&[u8]>) -> Result<bool, Error> {
         self.copying = false;
         let code = body.and_then(|b| Fields::parse(b).ok()).map_or(*b"XX000", |f| sqlstate(&f));
+        let ours = !self.is_heard();
         if self.expect.front().is_none_or(|e| e.kind == Kind::Query) {
-            let ours = self.expect.front().is_some_and(|e| e.ours);
             return Ok(self.note_error(ours, code, body));
         }
-        let mut ours = false;
         let instead = self.expect.front_mut().and_then(|e| e.instead.take());
         loop {
             match self.expect.front() {
-                Some(e) if matches!(e.kind, Kind::Sync | Kind::Query) => {
-                    ours = e.ours;
-                    break;
-                }
+                Some(e) if matches!(e.kind, Kind::Sync | Kind::Query) => break,
                 Some(_) => {}
                 None => {
                     self.skipping = true;

@@ -12,6 +12,7 @@ in_both_modes! {
     what_a_standby_refuses_is_done_by_the_writer
     a_standby_that_stops_serving_is_left
     a_conflict_with_replay_behind_the_first_row_is_not_seen
+    what_a_standby_refuses_to_prepare_is_done_by_the_writer
     an_error_of_a_read_comes_behind_its_rows
     a_read_only_block_goes_on_at_the_writer_when_it_must
     a_read_only_block_with_one_snapshot_does_not_move
@@ -269,5 +270,20 @@ async fn an_error_of_a_read_comes_behind_its_rows(mode: Mode) -> Result<()> {
         "SELECT repeat('x', 1000) FROM generate_series(1, 1000) UNION ALL SELECT (1 / 0)::text";
     let answer = raw.ask(sql).await?;
     assert_eq!(answer.code(), "22012");
+    Ok(())
+}
+
+/// A standby that lacks a client's statement is told to prepare it first, and may refuse that.
+async fn what_a_standby_refuses_to_prepare_is_done_by_the_writer(mode: Mode) -> Result<()> {
+    let (_door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    raw.ask("SET default_transaction_isolation = 'serializable'").await?.ok();
+    for name in ["a", "b"] {
+        let sql = format!("SELECT standby || '{name}' FROM place");
+        raw.exchange(Say::new().parse(name, &sql).describe(b'S', name).sync()).await?.ok();
+        for _ in 0..2 {
+            let answer = raw.exchange(Say::new().run(name, &[])).await?;
+            assert_eq!(answer.value(), format!("off{name}"));
+        }
+    }
     Ok(())
 }

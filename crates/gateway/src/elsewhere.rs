@@ -109,7 +109,7 @@ async fn roll_back(
 /// For a client whose session on a replica is not what it was, and cannot go on elsewhere.
 pub(crate) fn stays(client: &Client) -> Report {
     let words = client.handle.pin.get().map_or("it left something there", Pin::words);
-    Report::fatal("25006", "a read-only transaction left something in its session on a replica")
-        .detail(format!("The session could not go on elsewhere: {words}."))
+    Report::fatal("25006", format!("a session cannot go on from a replica: {words}"))
+        .detail("A read there left this in its session, which nobody could have known before.")
         .hint("Do this outside of a READ ONLY transaction, or SET quorate.read_from = 'writer'.")
 }

@@ -25,7 +25,8 @@ pub(crate) enum Next {
     Keep,
 }
 
-/// Finds out what may be left, where there is anything to ask.
+/// Finds out what may be left, where there is anything to ask. (PostgreSQL shows what belongs to a
+/// transaction as a setting of the session once it was made in one.)
 const RESIDUE: &[u8] = b"SELECT \
 EXISTS (SELECT FROM pg_catalog.pg_class \
 WHERE relnamespace = pg_catalog.pg_my_temp_schema()), \
@@ -35,7 +36,9 @@ EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
 EXISTS (SELECT FROM pg_catalog.pg_cursors), \
 EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
 WHERE from_sql AND name <> 'quorate_xid'), \
-(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_settings WHERE source = 'session'), \
+(SELECT pg_catalog.string_agg(pg_catalog.lower(name), ',') FROM pg_catalog.pg_settings \
+WHERE source = 'session' \
+AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable')), \
 pg_catalog.current_setting('synchronous_commit')";
 
 /// Looks after a server whose transaction is over.

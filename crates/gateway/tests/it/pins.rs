@@ -11,6 +11,7 @@ in_both_modes! {
     what_was_held_is_gone_after_discard_all
     what_was_held_is_gone_with_the_client
     functions_that_leave_something_keep_the_server
+    code_that_leaves_nothing_keeps_nothing
     triggers_that_leave_something_keep_the_server
     notifications_reach_an_idle_client
     a_pool_in_session_mode_keeps_every_server
@@ -195,5 +196,21 @@ async fn a_client_that_is_pinned_is_told_when_its_session_is_lost(mode: Mode) ->
     door.no_writer();
     assert_eq!(a.last_word().await?.code, "57P01");
     eventually("it is gone", async || (door.clients() == 0).then_some(())).await;
+    Ok(())
+}
+
+/// What the client set itself is known, however it is written; what belonged to a transaction is gone
+/// with it, although PostgreSQL goes on to show it.
+async fn code_that_leaves_nothing_keeps_nothing(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut a = door.raw().await?;
+    for before in
+        ["SET TimeZone = 'Asia/Tokyo'", "SET DateStyle = 'German'", "SET TRANSACTION READ ONLY"]
+    {
+        a.ask(before).await?.ok();
+        a.ask("DO $$ BEGIN PERFORM 1; END $$").await?.ok();
+        // There is one server, and it may serve others.
+        assert_eq!(door.raw().await?.value("SELECT 1").await?, "1", "{before}");
+    }
     Ok(())
 }

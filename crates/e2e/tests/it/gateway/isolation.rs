@@ -55,7 +55,9 @@ impl fmt::Display for Step {
 
 const SETTINGS: &[(&str, &[&str])] = &[
     ("work_mem", &["'5MB'", "'6MB'", "DEFAULT"]),
-    ("app.user", &["'a'", "'b''c'", "'d\\e'"]),
+    ("app.name", &["'a'", "'b''c'", "'d\\e'"]),
+    // A syntax error: PostgreSQL's own word.
+    ("app.user", &["'a'"]),
     ("search_path", &["public", "pg_catalog, public", "\"$user\", public"]),
     ("TimeZone", &["'UTC'", "'Asia/Tokyo'", "'Europe/Paris'"]),
     ("DateStyle", &["'ISO, MDY'", "'German'", "'SQL, DMY'"]),
@@ -69,7 +71,8 @@ const SETTINGS: &[(&str, &[&str])] = &[
 
 /// Everything of a session that a statement can see.
 const LOOK: &str = "SELECT current_user, current_setting('work_mem'),
-    coalesce(current_setting('app.user', true), ''), current_setting('search_path'),
+    coalesce(current_setting('app.user', true), ''),
+    coalesce(current_setting('app.name', true), ''), current_setting('search_path'),
     current_setting('TimeZone'), current_setting('DateStyle'),
     current_setting('default_transaction_isolation'), current_setting('transaction_isolation'),
     current_setting('application_name'), current_setting('statement_timeout'),
@@ -141,6 +144,7 @@ const PLAIN: &[&str] = &[
     "SELECT f{c}(7)",
     "SELECT set_config('app.user', 'f', false)",
     "SELECT set_config('app.user', 'g', true)",
+    "SELECT set_config('app.name', 'h', false)",
     "DO $$BEGIN PERFORM set_config('work_mem', '7MB', false); END$$",
     "COPY t{c} TO STDOUT",
     "RESET ALL",

@@ -169,7 +169,9 @@ pub(crate) fn look(
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let script = classify(client, text, true);
                 group.add(&script, text, Some(at + HEADER));
-                group.whole = !copies(&script);
+                // What only reads takes no copy data.
+                group.whole = script.access == Access::Read || !copies(&script);
+                group.many = script.statements > 1;
                 if at == 0 {
                     *peeked = Some((text.len(), script));
                 }
@@ -206,7 +208,7 @@ pub(crate) fn look(
         if matches!(tag, b'Q' | b'F' | b'S' | b'X' | b'H') {
             group.len = at;
             group.only_closes = closes;
-            group.many = executes > 1;
+            group.many |= executes > 1;
             group.only_prepares = prepares && !parsed.is_empty();
             // After a Flush more may come that belongs to the same transaction, and may write.
             if tag == b'H' {

@@ -13,6 +13,7 @@ in_both_modes! {
     a_standby_that_stops_serving_is_left
     a_conflict_with_replay_behind_the_first_row_is_not_seen
     what_a_standby_refuses_to_prepare_is_done_by_the_writer
+    what_a_standby_refuses_of_several_statements_is_done_by_the_writer
     an_error_of_a_read_comes_behind_its_rows
     a_read_only_block_goes_on_at_the_writer_when_it_must
     a_read_only_block_with_one_snapshot_does_not_move
@@ -285,5 +286,22 @@ async fn what_a_standby_refuses_to_prepare_is_done_by_the_writer(mode: Mode) -> 
             assert_eq!(answer.value(), format!("off{name}"));
         }
     }
+    Ok(())
+}
+
+async fn what_a_standby_refuses_of_several_statements_is_done_by_the_writer(
+    mode: Mode,
+) -> Result<()> {
+    let (door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    made(&door, "CREATE SEQUENCE s; CREATE VIEW hidden AS SELECT nextval('s') AS n").await?;
+    let standby = raw.ask("SELECT 1; SELECT standby FROM place").await?.ok();
+    assert_eq!(&standby.rows[1][0], "on");
+    // The second one is refused when the first was answered.
+    let writer = raw.ask("SELECT standby FROM place; SELECT n FROM hidden").await?.ok();
+    assert_eq!((writer.tags.as_str(), &writer.rows[0][0]), ("TDCTDCZ", "off"));
+    assert_eq!(&writer.rows[1][0], "1");
+    raw.ask("SET default_transaction_isolation = 'serializable'").await?.ok();
+    let writer = raw.ask("SELECT 1; SELECT standby FROM place").await?.ok();
+    assert_eq!(&writer.rows[1][0], "off");
     Ok(())
 }

@@ -2,10 +2,10 @@
 //! to server.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use foldhash::{HashMap, HashMapExt};
 use quorate_core::gateway::{Consistency, ReadFrom};
 use quorate_wire::backend::Status;
 use quorate_wire::sql::Script;

@@ -235,11 +235,16 @@ impl Exchange {
     }
 
     /// Answers that the server was not asked for and whose turn has come.
+    #[inline]
     pub(crate) fn virtual_answers(&mut self, cuts: &mut Cuts) {
+        let due = |e: &Expect| matches!(e.kind, Kind::Parsed | Kind::Closed | Kind::CopyEnd);
         // Not inside of another message.
-        if self.left > 0 {
-            return;
+        if self.left == 0 && self.expect.front().is_some_and(due) {
+            self.give_virtual_answers(cuts);
         }
+    }
+
+    fn give_virtual_answers(&mut self, cuts: &mut Cuts) {
         while let Some(head) = self.expect.front() {
             match head.kind {
                 Kind::Parsed => cuts.own(b"1\0\0\0\x04"),

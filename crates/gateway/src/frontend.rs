@@ -10,7 +10,6 @@ use quorate_core::gateway;
 use quorate_wire::CancelKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
 
 use crate::entry::{self, Visitor};
 use crate::session::{self, End};
@@ -118,20 +117,27 @@ impl Gateway {
         let (orders, inbox) = mpsc::unbounded_channel();
         self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
         let shared = Arc::clone(&self.shared);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .event_interval(limits::EVENT_INTERVAL)
-            .build()
-            .map_err(Error::io(DOING))?;
+        let (begun, begins) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("gateway-{index}"))
             .spawn(move || {
-                let local = LocalSet::new();
-                local.block_on(&runtime, run(shared, index, listeners, inbox, stopped));
+                // A runtime whose tasks never leave its thread cannot be made in another.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .event_interval(limits::EVENT_INTERVAL)
+                    .build_local(tokio::runtime::LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => {
+                        let _ = begun.send(Ok(()));
+                        runtime.block_on(run(shared, index, listeners, inbox, stopped));
+                    }
+                    Err(error) => drop(begun.send(Err(error))),
+                }
             })
             .map_err(Error::io(DOING))?;
         self.threads.push(thread);
-        Ok(())
+        let begun = begins.recv().unwrap_or_else(|lost| Err(std::io::Error::other(lost)));
+        begun.map_err(Error::io(DOING))
     }
 
     /// Cancels what a client here waits for, when the key is its own.

@@ -1,7 +1,6 @@
 //! What is known of the functions of a database, from its catalog.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use quorate_wire::sql::{Functions, Knowledge};
 
 use crate::server::Answer;

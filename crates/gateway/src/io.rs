@@ -59,11 +59,15 @@ impl Io {
     /// Sees that what was written leaves.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // Sockets keep nothing back.
             Io::Tcp(_) | Io::Unix(_) => Poll::Ready(Ok(())),
             Io::Tls(s) => Pin::new(s).poll_flush(cx),
             Io::Far(s) => Pin::new(s).poll_flush(cx),
         }
+    }
+
+    /// Whether what is written may stay here until it is flushed.
+    fn keeps_back(&self) -> bool {
+        matches!(self, Io::Tls(_) | Io::Far(_))
     }
 
     /// Says that no more will be written.
@@ -132,14 +136,14 @@ impl AsyncWrite for Rewound {
     }
 }
 
-/// A socket with the bytes that could not be handled or sent yet. Holds no memory while idle.
+/// A socket with the bytes that could not be handled or sent yet. Holds little memory while idle.
 pub(crate) struct End {
     pub(crate) io: Io,
     /// Read and not yet understood: the beginning of a message or of a group of messages.
     pub(crate) stash: BytesMut,
     /// To be written.
     pub(crate) out: BytesMut,
-    /// Something was written since the last flush.
+    /// Something was written since the last flush, and may not have left.
     dirty: bool,
 }
 
@@ -151,8 +155,8 @@ impl End {
     /// Sends `bytes` after what is already waiting; what does not fit waits.
     pub(crate) fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
         if self.out.is_empty() {
+            self.dirty |= self.io.keeps_back();
             while !bytes.is_empty() {
-                self.dirty = true;
                 match self.io.poll_write(cx, bytes) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(n)) => bytes = &bytes[n..],
@@ -166,14 +170,22 @@ impl End {
     }
 
     /// Sends what waits. Ready when nothing waits any more.
+    #[inline]
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() && !self.dirty {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_drain_out(cx)
+    }
+
+    fn poll_drain_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.dirty |= self.io.keeps_back();
         while !self.out.is_empty() {
-            self.dirty = true;
             let n = ready!(self.io.poll_write(cx, &self.out))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.out.advance(n);
+            consume(&mut self.out, n);
         }
         if self.out.capacity() > limits::KEPT_BYTES {
             self.out = BytesMut::new();
@@ -203,11 +215,22 @@ impl End {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
-    /// Gives memory back that an empty stash holds.
+    /// Gives memory back that an empty stash holds, if it is worth it.
     pub(crate) fn slim(&mut self) {
-        if self.stash.is_empty() {
+        if self.stash.is_empty() && self.stash.capacity() > limits::KEPT_STASH {
             self.stash = BytesMut::new();
         }
+    }
+}
+
+/// Takes bytes off the front. A buffer that is empty then begins at its beginning again, so that it
+/// need not grow the next time.
+#[inline]
+pub(crate) fn consume(buffer: &mut BytesMut, n: usize) {
+    if n >= buffer.len() {
+        buffer.clear();
+    } else {
+        buffer.advance(n);
     }
 }
 

@@ -11,6 +11,9 @@ pub const CHUNK: usize = 32 * 1024;
 /// Bytes that wait for a slow reader before its sender is not read any more.
 pub const PENDING_MAX: usize = 64 * 1024;
 
+/// Bytes that an empty buffer of what a client or a server said keeps.
+pub const KEPT_STASH: usize = 512;
+
 /// Bytes that an empty buffer of a server's connection keeps.
 pub const KEPT_BYTES: usize = 64 * 1024;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use quorate_wire::backend::Status;
 use quorate_wire::frame::put;
 
@@ -12,7 +12,7 @@ use crate::cap::TooLarge;
 use crate::client::Client;
 use crate::exchange::{Kind, SpareCuts, Stop, Undo, Whose};
 use crate::gate::Verdict;
-use crate::io::Scratch;
+use crate::io::{Scratch, consume};
 use crate::limits;
 use crate::server::Server;
 use crate::upstream::Up;
@@ -182,7 +182,7 @@ impl<'a> Relay<'a> {
         self.server.end.stash = stash;
         match used {
             Ok(used) => {
-                self.server.end.stash.advance(used);
+                consume(&mut self.server.end.stash, used);
                 self.server.end.slim();
                 Ok(used > 0)
             }
@@ -368,7 +368,7 @@ impl<'a> Relay<'a> {
         let mut again = std::mem::take(&mut self.client.replay);
         // What of it was not passed on is still there.
         let left = again.len().saturating_sub(self.consumed).min(self.client.end.stash.len());
-        self.client.end.stash.advance(left);
+        consume(&mut self.client.end.stash, left);
         again.extend_from_slice(&self.client.end.stash);
         self.client.end.stash = again;
     }
@@ -397,7 +397,7 @@ impl<'a> Relay<'a> {
             let up = self.requests(&stash);
             self.client.end.stash = stash;
             let used = up?;
-            self.client.end.stash.advance(used);
+            consume(&mut self.client.end.stash, used);
             self.client.end.slim();
             moved = used > 0;
         }

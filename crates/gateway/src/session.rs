@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::Buf;
 use quorate_wire::Error;
 use quorate_wire::backend::{Report, Status};
 use quorate_wire::frame::{HEADER, body_len};
@@ -17,7 +16,7 @@ use crate::elsewhere;
 use crate::floor;
 use crate::gate::Verdict;
 use crate::group::{self, Group, peek};
-use crate::io::Scratch;
+use crate::io::{Scratch, consume};
 use crate::limits;
 use crate::loss::after_loss;
 use crate::metrics::count;
@@ -70,7 +69,7 @@ fn killed() -> Report {
     Report::fatal("57P01", "an operator ended this connection").hint("Reconnect.")
 }
 
-/// Waits for the next group of messages. Holds no memory while it waits.
+/// Waits for the next group of messages. Holds little memory while it waits.
 async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>, Error> {
     loop {
         discard(client)?;
@@ -115,7 +114,7 @@ async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>,
 fn discard(client: &mut Client) -> Result<(), Error> {
     loop {
         let n = client.left.min(client.end.stash.len());
-        client.end.stash.advance(n);
+        consume(&mut client.end.stash, n);
         client.left -= n;
         let Some(status) = client.skipping.filter(|_| client.left == 0) else { break };
         let Some(header) = client.end.stash.first_chunk::<HEADER>() else { break };
@@ -144,7 +143,7 @@ pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status
     let len = group.len.min(client.end.stash.len());
     let ends_query = group.whole || group.is_call;
     if ends_query && len == group.len {
-        client.end.stash.advance(len);
+        consume(&mut client.end.stash, len);
         aftermath::ready(client, status);
         client.end.slim();
         return;
@@ -156,7 +155,7 @@ pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status
     {
         let total = HEADER + body;
         let there = total.min(client.end.stash.len());
-        client.end.stash.advance(there);
+        consume(&mut client.end.stash, there);
         client.left = total - there;
         client.passing = false;
         aftermath::ready(client, status);
@@ -385,7 +384,7 @@ pub(crate) async fn linked(
                     return aftermath::lost(worker, client, server, CUT, group).await;
                 }
                 let stash = &mut relay.server.end.stash;
-                stash.advance(len.min(stash.len()));
+                consume(stash, len);
             }
             Event::Elsewhere => return elsewhere::goes_on(worker, client, server).await,
             Event::Refused(code) => match aftermath::refused(&mut relay, code, group) {

@@ -2,11 +2,12 @@
 //! many clients prepared it, and has one name on every server.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::rc::{Rc, Weak};
 
+use foldhash::HashMap;
+use foldhash::quality::RandomState;
 use quorate_wire::sql::{self, Script};
 
 use crate::limits;
@@ -38,19 +39,13 @@ impl Statement {
 }
 
 /// All statements of a thread.
+#[derive(Default)]
 pub(crate) struct Statements {
     by_hash: HashMap<u64, Weak<Statement>>,
     hasher: RandomState,
     made: u64,
     /// Entries after the last clearing of dead ones.
     alive: usize,
-}
-
-impl Default for Statements {
-    fn default() -> Self {
-        let hasher = RandomState::new();
-        Self { by_hash: HashMap::new(), hasher, made: 0, alive: 0 }
-    }
 }
 
 impl Statements {

@@ -54,7 +54,7 @@ pub(super) const fn hash_folded(text: &[u8], from: usize, to: usize) -> u64 {
     let mut state = SEED ^ (to - from) as u64;
     let mut at = from;
     while at < to {
-        state = mix(state, fold_ascii(word_at(text, at, to)));
+        state = mix(state, folded_at(text, at, to));
         at += 8;
     }
     state
@@ -82,6 +82,12 @@ const fn word_at(text: &[u8], at: usize, to: usize) -> u64 {
         i += 1;
     }
     word
+}
+
+/// The same with ASCII letters folded.
+#[inline(always)]
+pub(super) const fn folded_at(text: &[u8], at: usize, to: usize) -> u64 {
+    fold_ascii(word_at(text, at, to))
 }
 
 /// Lower-cases the ASCII letters among eight bytes.

@@ -25,7 +25,7 @@ static FUNCTIONS: [Slot<Builtin>; 2048] = words::add(
 
 /// The built-in function called `name`, whose folded hash is `hash`.
 pub(super) fn function(hash: u64, name: &[u8]) -> Option<Builtin> {
-    words::find(&FUNCTIONS, hash, name)
+    words::find(&FUNCTIONS, hash, name, 0, name.len())
         .or_else(|| name.starts_with(b"pg_stat_").then_some(Builtin::Writer))
 }
 
@@ -34,7 +34,7 @@ static RELATIONS: [Slot<()>; 256] = words::add([Slot::empty(()); 256], REPLICATE
 /// Whether a relation, named in lower case and beginning with `pg_`, has the same content on
 /// every server. `pg_catalog` and `pg_toast` count: they only qualify other names.
 pub(super) fn is_replicated(hash: u64, name: &[u8]) -> bool {
-    words::find(&RELATIONS, hash, name).is_some()
+    words::find(&RELATIONS, hash, name, 0, name.len()).is_some()
 }
 
 static SETTINGS: [Slot<()>; 256] = words::add([Slot::empty(()); 256], OF_SESSION, ());
@@ -43,7 +43,7 @@ static SETTINGS: [Slot<()>; 256] = words::add([Slot::empty(()); 256], OF_SESSION
 /// Custom settings are the session's.
 pub(super) fn is_of_session(hash: u64, name: &[u8]) -> bool {
     (name.contains(&b'.') && !name.starts_with(b"quorate."))
-        || words::find(&SETTINGS, hash, name).is_some()
+        || words::find(&SETTINGS, hash, name, 0, name.len()).is_some()
 }
 
 const REPLICATED: &str = "\

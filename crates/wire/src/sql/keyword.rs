@@ -39,10 +39,10 @@ static TABLE: Table = named(words::add(
 ));
 
 impl Keyword {
-    /// The key word that `word` is; `hash` is its folded hash.
+    /// The key word that `text[from..to]` is; `hash` is its folded hash.
     #[inline(always)]
-    pub(super) fn of(hash: u64, word: &[u8]) -> Self {
-        words::find(&TABLE, hash, word).unwrap_or(Self::Plain)
+    pub(super) fn of(hash: u64, text: &[u8], from: usize, to: usize) -> Self {
+        words::find(&TABLE, hash, text, from, to).unwrap_or(Self::Plain)
     }
 
     /// Whether a function may have this name without quotes.

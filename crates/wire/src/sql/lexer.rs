@@ -186,10 +186,9 @@ impl<'a> Lexer<'a> {
 
     #[inline(always)]
     fn word(&mut self, start: usize, first: u8) -> Token {
-        self.at += 1;
-        while self.at < self.text.len() && is(self.text[self.at], IDENT) {
-            self.at += 1;
-        }
+        let rest = &self.text[start + 1..];
+        let len = rest.iter().position(|&b| !is(b, IDENT)).unwrap_or(rest.len());
+        self.at = start + 1 + len;
         match (self.peek(0), self.at - start) {
             (Some(b'\''), 1) => match first | 0x20 {
                 b'e' => return self.string(start, false),
@@ -211,7 +210,7 @@ impl<'a> Lexer<'a> {
             _ => {}
         }
         let hash = bytes::hash_folded(self.text, start, self.at);
-        let keyword = Keyword::of(hash, &self.text[start..self.at]);
+        let keyword = Keyword::of(hash, self.text, start, self.at);
         Token { keyword, hash, ..self.token(Kind::Word, start) }
     }
 

@@ -202,7 +202,8 @@ impl Scan<'_> {
     #[inline(always)]
     fn is_local(&self, token: Token) -> bool {
         let text = token.text(self.sql);
-        if !folded_prefix(text, b"pg_") {
+        // Few names begin so.
+        if !matches!(text.first(), Some(b'p' | b'P' | b'"')) || !folded_prefix(text, b"pg_") {
             return false;
         }
         let name = text.strip_prefix(b"\"").map_or(text, |t| t.strip_suffix(b"\"").unwrap_or(t));

@@ -6,13 +6,24 @@ use super::bytes;
 #[derive(Clone, Copy)]
 pub(super) struct Slot<T> {
     hash: u32,
+    /// The first eight bytes.
+    head: u64,
     text: &'static [u8],
     value: T,
 }
 
 impl<T: Copy> Slot<T> {
     pub(super) const fn empty(value: T) -> Self {
-        Self { hash: 0, text: b"", value }
+        Self { hash: 0, head: 0, text: b"", value }
+    }
+
+    /// Whether the word is `text[from..to]` but for its case.
+    #[inline(always)]
+    fn is(&self, text: &[u8], from: usize, to: usize) -> bool {
+        // Most words end within the first eight bytes.
+        self.text.len() == to - from
+            && self.head == bytes::folded_at(text, from, to)
+            && (to - from <= 8 || self.text[8..].eq_ignore_ascii_case(&text[from + 8..to]))
     }
 }
 
@@ -47,16 +58,20 @@ const fn insert<T: Copy, const N: usize>(
     while !table[at].text.is_empty() {
         at = (at + 1) & (N - 1);
     }
-    table[at] = Slot { hash: (hash >> 32) as u32, text, value };
+    let head = bytes::folded_at(text, 0, text.len());
+    table[at] = Slot { hash: (hash >> 32) as u32, head, text, value };
     table
 }
 
-/// What the table says of `word`, whose [`bytes::hash_folded`] is `hash`; case does not matter.
+/// What the table says of `text[from..to]`, whose [`bytes::hash_folded`] is `hash`; case does not
+/// matter.
 #[inline(always)]
 pub(super) fn find<T: Copy, const N: usize>(
     table: &[Slot<T>; N],
     hash: u64,
-    word: &[u8],
+    text: &[u8],
+    from: usize,
+    to: usize,
 ) -> Option<T> {
     let mut at = hash as usize & (N - 1);
     loop {
@@ -64,7 +79,7 @@ pub(super) fn find<T: Copy, const N: usize>(
         if slot.text.is_empty() {
             return None;
         }
-        if slot.hash == (hash >> 32) as u32 && slot.text.eq_ignore_ascii_case(word) {
+        if slot.hash == (hash >> 32) as u32 && slot.is(text, from, to) {
             return Some(slot.value);
         }
         at = (at + 1) & (N - 1);

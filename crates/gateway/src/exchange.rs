@@ -224,6 +224,21 @@ impl Exchange {
         self.expect.iter().filter(|e| !e.ours).map(|e| e.kind)
     }
 
+    /// Whether the answer to something that a Sync has followed tells what statement the client has
+    /// by this name.
+    pub(crate) fn decides(&self, name: &[u8]) -> bool {
+        let about = |e: &Expect| match &e.undo {
+            Undo::Parse { whose: Whose::Named(n), .. } | Undo::Parsed(Whose::Named(n)) => {
+                **n == *name
+            }
+            Undo::Close { name: n, .. } => **n == *name,
+            _ => false,
+        };
+        let ends = |e: &Expect| matches!(e.kind, Kind::Sync | Kind::Query);
+        let ended = self.expect.iter().rposition(ends).unwrap_or(0);
+        self.expect.iter().take(ended).any(about)
+    }
+
     /// Whether requests were sent that no Sync has followed.
     pub(crate) fn lacks_sync(&self) -> bool {
         self.unsynced || self.skipping

@@ -124,8 +124,13 @@ impl Relay<'_> {
             && (group.stays || group.elsewhere && matches!(block.story, Story::Told { .. }))
     }
 
-    /// Whether a message clears what the answers under way still refer to.
+    /// Whether a message clears what the answers under way still refer to, or gives a name of which
+    /// they decide whether it is free.
     fn must_wait(&self, message: &Message<'_>) -> bool {
+        if message.tag == b'P' {
+            let name = message.body.split(|b| *b == 0).next().unwrap_or_default();
+            return !name.is_empty() && self.server.exchange.decides(name);
+        }
         let clears = |script: &Script| {
             matches!(script.first, Verb::Discard(_) | Verb::Deallocate(_))
                 || script.leaves.has(Leaves::CLEARS_ALL)

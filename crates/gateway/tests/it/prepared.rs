@@ -10,6 +10,8 @@ in_both_modes! {
     statements_of_the_same_name_are_kept_apart
     a_name_is_free_again_after_close
     a_name_is_not_given_twice
+    a_name_given_behind_a_failed_part_of_a_pipeline_is_free
+    a_name_closed_behind_a_failed_part_of_a_pipeline_is_not_free
     nobody_executes_what_it_did_not_prepare
     unnamed_statements_of_the_same_text_are_prepared_once
     statements_survive_a_change_of_their_table
@@ -300,5 +302,30 @@ async fn drivers_prepare_and_cache(mode: Mode) -> Result<()> {
     }
     let mut raw = door.raw().await?;
     assert!(!raw.value(PID).await?.is_empty());
+    Ok(())
+}
+
+/// The server skips what comes behind an error up to the next Sync, and who sends on without waiting
+/// does not know that yet.
+async fn a_name_given_behind_a_failed_part_of_a_pipeline_is_free(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    let fails = Say::new().statement("SELECT 1 / 0").parse("a", "SELECT 'old'").sync();
+    raw.say(fails.parse("a", "SELECT 'new'").sync().run("a", &[])).await?;
+    assert_eq!(raw.answer().await?.code(), "22012");
+    assert_eq!(raw.answer().await?.ok().tags, "1Z");
+    assert_eq!(raw.answer().await?.ok().value(), "new");
+    Ok(())
+}
+
+async fn a_name_closed_behind_a_failed_part_of_a_pipeline_is_not_free(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    prepare(&mut raw, "a", "SELECT 'old'").await?;
+    let fails = Say::new().statement("SELECT 1 / 0").close(b'S', "a").sync();
+    raw.say(fails.parse("a", "SELECT 'new'").sync().run("a", &[])).await?;
+    assert_eq!(raw.answer().await?.code(), "22012");
+    assert_eq!(raw.answer().await?.code(), "42P05");
+    assert_eq!(raw.answer().await?.ok().value(), "old");
     Ok(())
 }

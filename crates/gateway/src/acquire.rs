@@ -39,6 +39,9 @@ pub(crate) fn way(
     if !view.wanted.split || keeps {
         return Ok(Way::Writer(Because::Asked));
     }
+    if client.serializable {
+        return Ok(Way::Writer(Because::Serializable));
+    }
     if client.account.was_refused(group.fingerprint) {
         return Ok(Way::Writer(Because::Refused));
     }

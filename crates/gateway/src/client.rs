@@ -134,10 +134,14 @@ pub(crate) struct Block {
     pub(crate) look: bool,
     /// RESET ALL.
     pub(crate) reset_all: bool,
-    /// DISCARD ALL.
+    /// It may have made functions, or what calls them.
+    pub(crate) defined: bool,
+    /// It left something, or cleared something away.
+    pub(crate) left: bool,
+    /// DISCARD ALL was sent.
+    pub(crate) discards: bool,
+    /// It was carried out.
     pub(crate) discarded: bool,
-    /// DEALLOCATE ALL.
-    pub(crate) deallocated: bool,
     /// Everything acknowledged is at or before this, by the word of a far server's node.
     pub(crate) position: Option<Token>,
     /// The client was told of an error.
@@ -182,6 +186,8 @@ pub(crate) struct Client {
     pub(crate) standard_strings: bool,
     /// The encoding is one whose bytes a lexer can tell apart.
     pub(crate) lexable: bool,
+    /// Its transactions are serializable unless they say otherwise.
+    pub(crate) serializable: bool,
     /// An error was told without a server: what follows is ignored up to the next Sync, which is
     /// answered with this status.
     pub(crate) skipping: Option<Status>,
@@ -231,6 +237,7 @@ impl Client {
             },
             standard_strings: true,
             lexable: true,
+            serializable: false,
             skipping: None,
             lost: None,
             held: BytesMut::new(),
@@ -258,6 +265,12 @@ impl Client {
         self.asked.sticky = text(b"quorate.sticky_key").filter(|k| !k.is_empty()).map(hash);
         self.standard_strings = text(b"standard_conforming_strings") != Some("off");
         self.lexable = text(b"client_encoding").is_none_or(is_lexable);
+        self.serializable = text(b"default_transaction_isolation") == Some("serializable");
+    }
+
+    /// Its statement of this name; the empty one is that of the unnamed.
+    pub(crate) fn known(&self, name: &[u8]) -> Option<&Rc<Statement>> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.statements.get(name) }
     }
 
     pub(crate) fn pin(&self, why: Pin) {

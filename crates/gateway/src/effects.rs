@@ -21,13 +21,26 @@ impl Relay<'_> {
     /// What a text does to the session.
     pub(crate) fn notes(&mut self, script: &Script, sql: &[u8]) {
         let block = &mut self.client.block;
-        let control = matches!(script.first, Verb::Begin(_)) && script.statements == 1;
+        // What it makes visible was noted when it was written.
+        let control = script.statements == 1
+            && matches!(
+                script.first,
+                Verb::Begin(_)
+                    | Verb::Commit { .. }
+                    | Verb::Rollback { .. }
+                    | Verb::PrepareTransaction
+            );
         if self.server.part == Part::Replica {
             block.story.add(script, sql);
         }
-        if script.access == Access::Write && !script.ends && !control {
+        if script.access == Access::Write && !control {
             block.wrote = true;
             block.unasked |= script.statements != 1 || takes_snapshot(script.first);
+            block.defined |= matches!(script.first, Verb::Ddl) || script.statements > 1;
+        }
+        if script.access == Access::Read && matches!(self.server.part, Part::Writer(_)) {
+            // A standby would have refused it.
+            block.wrote |= self.client.account.functions().hidden_writes;
         }
         if script.ends {
             block.end = Some(match script.first {
@@ -52,6 +65,12 @@ impl Relay<'_> {
         if leaves.is_none() && script.first != all {
             return;
         }
+        // What comes before or behind DISCARD ALL in one pipeline.
+        let discards = leaves.has(Leaves::CLEARS_ALL);
+        let block = &mut self.client.block;
+        block.look |= if discards { block.left } else { block.discards };
+        block.discards |= discards;
+        block.left |= !discards;
         for (leaves_it, pin) in [
             (Leaves::TEMP, Pin::Temporary),
             (Leaves::ADVISORY, Pin::Advisory),
@@ -74,13 +93,10 @@ impl Relay<'_> {
         if leaves.has(Leaves::SETTING) {
             self.notes_setting(script, sql);
         }
-        if script.first == all {
-            self.client.block.deallocated = true;
+        let several = script.statements > 1 && leaves.has(Leaves::CLEARS_PREPARED);
+        if script.first == all || several || discards {
             self.barrier_due = true;
-        }
-        if leaves.has(Leaves::CLEARS_ALL) {
-            self.client.block.discarded = true;
-            self.barrier_due = true;
+            self.server.prepared.doubt_all();
         }
     }
 

@@ -23,7 +23,15 @@ pub(crate) async fn goes_on(
     client: &mut Client,
     server: Box<Server>,
 ) -> Result<After, End> {
-    let block = std::mem::take(&mut client.block);
+    let mut block = std::mem::take(&mut client.block);
+    // What is made again is to be looked after again.
+    let carried = Block {
+        settings: std::mem::take(&mut block.settings),
+        resets: std::mem::take(&mut block.resets),
+        reset_all: block.reset_all,
+        set: block.set,
+        ..Block::default()
+    };
     let moved = match roll_back(client, block, server).await {
         Err(gone) => Err(Box::new(aftermath::undone(&gone.sentence()))),
         Ok(Some(again)) => begun_on_writer(worker, client, &again).await,
@@ -44,6 +52,7 @@ pub(crate) async fn goes_on(
         }
     };
     link(client, &server);
+    client.block = carried;
     let group = Group { access: Access::Write, whole: false, ..Group::nothing() };
     let after = Box::pin(linked(worker, client, server, &group, limits::RETRIES_MAX)).await?;
     if after != After::Done {
@@ -69,9 +78,10 @@ async fn begun_on_writer(
         }
         Ok(None)
     };
-    match begun.await.map_err(|unset: Unset| Box::new(unset.report()))? {
-        None => Ok(server),
-        Some(why) => Err(Box::new(aftermath::undone(&why))),
+    match begun.await {
+        Ok(None) => Ok(server),
+        Ok(Some(why)) => Err(Box::new(aftermath::undone(&why))),
+        Err(unset) => Err(Box::new(Unset::told(unset, client))),
     }
 }
 

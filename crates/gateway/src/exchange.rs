@@ -127,7 +127,14 @@ pub(crate) struct Seen {
     pub(crate) position: Option<Token>,
     /// A result is larger than allowed: what is to be done about it.
     pub(crate) too_large: Option<TooLarge>,
+    /// The server has forgotten every statement that it had prepared, but is to prepare these.
+    pub(crate) forgot: Option<Vec<Coming>>,
+    /// It has forgotten everything of its session.
+    pub(crate) discarded: bool,
 }
+
+/// A statement that the server was sent and has not answered yet; and its client's name of it.
+pub(crate) type Coming = (Rc<Statement>, Option<Box<[u8]>>);
 
 /// The answers a server owes.
 #[derive(Debug)]
@@ -237,6 +244,21 @@ impl Exchange {
         let ends = |e: &Expect| matches!(e.kind, Kind::Sync | Kind::Query);
         let ended = self.expect.iter().rposition(ends).unwrap_or(0);
         self.expect.iter().take(ended).any(about)
+    }
+
+    fn coming(&self) -> impl Iterator<Item = Coming> + '_ {
+        self.expect.iter().filter_map(|e| match &e.undo {
+            Undo::Parse { statement, whose: Whose::Named(name) } => {
+                Some((Rc::clone(statement), Some(name.clone())))
+            }
+            Undo::Parse { statement, .. } => Some((Rc::clone(statement), None)),
+            _ => None,
+        })
+    }
+
+    /// Whether an end of a group is not answered yet.
+    pub(crate) fn owes_end(&self) -> bool {
+        self.expect.iter().any(|e| matches!(e.kind, Kind::Sync | Kind::Query))
     }
 
     /// Whether requests were sent that no Sync has followed.
@@ -383,6 +405,10 @@ impl Exchange {
             b'A' => return Ok(self.notification(seen)),
             b'C' | b'I' | b's' => {
                 self.seen.answered |= !ours;
+                if !ours && matches!(seen, Some(b"DEALLOCATE ALL\0" | b"DISCARD ALL\0")) {
+                    self.seen.forgot = Some(self.coming().collect());
+                    self.seen.discarded |= seen == Some(b"DISCARD ALL\0");
+                }
                 if head == Some(Kind::Execute) {
                     self.expect.pop_front();
                 }
@@ -516,7 +542,7 @@ fn sqlstate(fields: &Fields<'_>) -> [u8; 5] {
 fn must_see(tag: u8, len: usize, ours: bool) -> bool {
     match tag {
         READY | PARAMETER | POSITION => true,
-        ERROR | NOTICE | b'A' => len <= limits::REPORT_SEEN,
+        ERROR | NOTICE | b'A' | b'C' => len <= limits::REPORT_SEEN,
         DATA_ROW => ours,
         _ => false,
     }

@@ -16,6 +16,9 @@ pub(crate) struct Catalog {
     pub(crate) suspect_defaults: bool,
     /// The same of a view.
     pub(crate) suspect_views: bool,
+    /// What looks like a read may write: a view, an operator, a cast, a check of a domain, a policy,
+    /// an aggregate, or `row.function`, behind which is a volatile function.
+    pub(crate) hidden_writes: bool,
     /// Counts readings that found something else.
     pub(crate) version: u64,
     /// Whether it was read.
@@ -43,14 +46,31 @@ pg_catalog.pg_get_expr(adbin, adrelid) ~* '(set_config|setseed|advisory)'), \
 EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relkind = 'v' AND \
 c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace AND \
 c.relnamespace <> 'information_schema'::pg_catalog.regnamespace AND \
-pg_catalog.pg_get_viewdef(c.oid) ~* '(set_config|setseed|advisory)')";
+pg_catalog.pg_get_viewdef(c.oid) ~* '(set_config|setseed|advisory)'), \
+EXISTS (SELECT FROM pg_catalog.pg_proc f WHERE f.provolatile = 'v' AND f.prokind IN ('f', 'w') AND \
+f.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace AND \
+f.pronamespace <> 'information_schema'::pg_catalog.regnamespace AND \
+f.prorettype NOT IN ('trigger'::pg_catalog.regtype, 'event_trigger'::pg_catalog.regtype) AND \
+(EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE \
+d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.refobjid = f.oid AND \
+d.classid IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, \
+'pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_cast'::pg_catalog.regclass, \
+'pg_catalog.pg_constraint'::pg_catalog.regclass, 'pg_catalog.pg_policy'::pg_catalog.regclass, \
+'pg_catalog.pg_proc'::pg_catalog.regclass)) OR \
+f.pronargs = 1 AND EXISTS (SELECT FROM pg_catalog.pg_type t \
+WHERE t.oid = f.proargtypes[0] AND t.typtype IN ('c', 'p'))))";
 
 impl Catalog {
     /// From the answers to [`QUERY`] and [`HIDDEN`].
     pub(crate) fn read(answer: &Answer, hidden: &Answer) -> Self {
         let is = |column| hidden.column(0, column) == Some(b"t");
-        let (suspect_defaults, suspect_views) = (is(0), is(1));
-        let mut catalog = Self { known: true, suspect_defaults, suspect_views, ..Self::default() };
+        let mut catalog = Self {
+            known: true,
+            suspect_defaults: is(0),
+            suspect_views: is(1),
+            hidden_writes: is(2),
+            ..Self::default()
+        };
         for row in 0..answer.rows.len() {
             let Some(name) = answer.column(row, 0) else { continue };
             let is = |column| answer.column(row, column) == Some(b"t");

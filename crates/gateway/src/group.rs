@@ -253,8 +253,7 @@ fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Re
     if parsed.contains(&name) {
         return Ok(());
     }
-    let known = if name.is_empty() { client.unnamed.as_ref() } else { client.statements.get(name) };
-    match known {
+    match client.known(name) {
         Some(statement) => {
             group.add(&statement.script, &statement.text, None);
             if copies(&statement.script) {

@@ -105,6 +105,9 @@ pub const ROLES_MAX: usize = 10_000;
 /// How old knowledge of a database's functions may be, in milliseconds, when a connection is opened.
 pub const FUNCTIONS_AGE_MS: u64 = 10_000;
 
+/// The same when no connection is opened for long.
+pub const FUNCTIONS_OLD_MS: u64 = 60_000;
+
 /// Followed connections before dead ones are cleared away.
 pub const FOLLOWED_SWEPT: usize = 256;
 

@@ -10,7 +10,7 @@ use quorate_wire::sql::{Access, Verb};
 
 use crate::acquire::writer;
 use crate::aftermath::{self, After};
-use crate::client::{Client, Lost};
+use crate::client::{Block, Client, Lost};
 use crate::group::{self, Group};
 use crate::limits;
 use crate::own::first_verb;
@@ -60,12 +60,13 @@ pub(crate) async fn after_loss(
         };
         match failed.await {
             Ok(_) => Ok(server),
-            Err(unset) => Err(Box::new(unset.report())),
+            Err(unset) => Err(Box::new(Unset::told(unset, client))),
         }
     };
     match doomed.await {
         Ok(server) => {
             link(client, &server);
+            client.block = Block::default();
             let group = Group { access: Access::Write, whole: false, ..*group };
             let after = linked(worker, client, server, &group, limits::RETRIES_MAX).await;
             *client.handle.linked.borrow_mut() = None;

@@ -10,7 +10,7 @@ use quorate_wire::frame::put;
 
 use crate::cap::TooLarge;
 use crate::client::Client;
-use crate::exchange::{Kind, SpareCuts, Stop, Undo, Whose};
+use crate::exchange::{Coming, Kind, SpareCuts, Stop, Undo, Whose};
 use crate::gate::Verdict;
 use crate::io::{Scratch, consume};
 use crate::limits;
@@ -265,15 +265,12 @@ impl<'a> Relay<'a> {
             seen.ready = false;
             seen.answered = false;
             self.pausing = false;
-            let succeeded = seen.error.is_none();
-            if self.server.exchange.is_quiet() {
-                self.barrier = false;
-                // Nothing was sent behind DEALLOCATE ALL: what was answered is its own success.
-                if std::mem::take(&mut self.client.block.deallocated) && succeeded {
-                    self.client.statements.clear();
-                    self.server.forget_statements();
-                }
-            }
+            self.barrier &= !self.server.exchange.is_quiet();
+        }
+        let seen = &mut self.server.exchange.seen;
+        if let Some(coming) = seen.forgot.take() {
+            self.client.block.discarded |= std::mem::take(&mut seen.discarded);
+            self.forget_statements(&coming);
         }
         let seen = &mut self.server.exchange.seen;
         if let Some(what) = seen.too_large.take() {
@@ -324,6 +321,14 @@ impl<'a> Relay<'a> {
                 });
             }
         }
+    }
+
+    /// The server has forgotten every statement but those that it was told to prepare since.
+    fn forget_statements(&mut self, coming: &[Coming]) {
+        let named = |n: &[u8]| coming.iter().any(|(_, name)| name.as_deref() == Some(n));
+        self.client.statements.retain(|name, _| named(name));
+        self.server.forget_statements();
+        coming.iter().for_each(|(statement, _)| self.server.prepared.insert(statement));
     }
 
     /// Puts right what requests did that were not carried out.

@@ -50,11 +50,13 @@ pub(crate) enum Because {
     Lag,
     /// A standby refused this statement before.
     Refused,
+    /// The session's transactions are serializable, which those of a standby cannot be.
+    Serializable,
 }
 
 impl Because {
     /// All of them, for counters.
-    pub(crate) const ALL: [Because; 7] = [
+    pub(crate) const ALL: [Because; 8] = [
         Because::Writes,
         Because::Asked,
         Because::Strong,
@@ -62,6 +64,7 @@ impl Because {
         Because::NotReplayed,
         Because::Lag,
         Because::Refused,
+        Because::Serializable,
     ];
 
     /// As a label.
@@ -74,6 +77,7 @@ impl Because {
             Because::NotReplayed => "not_replayed",
             Because::Lag => "lag",
             Because::Refused => "refused",
+            Because::Serializable => "serializable",
         }
     }
 }

@@ -11,7 +11,7 @@ use quorate_wire::sql::Access;
 use crate::acquire::acquire;
 use crate::aftermath::{self, After};
 use crate::cap::Cap;
-use crate::client::{Client, State};
+use crate::client::{Block, Client, State};
 use crate::elsewhere;
 use crate::floor;
 use crate::gate::Verdict;
@@ -222,8 +222,14 @@ async fn once(
             tracing::debug!("a server was lost before it was used: {}", gone.sentence());
             return Ok(unused(&server));
         }
+        // A role of that server's, or what it was left with, may stand against it there.
+        Err(Unset::Wrong(why)) if server.part == Part::Replica => {
+            tracing::debug!("a replica does not take a session's settings: {why}");
+            return Ok(After::OnWriter);
+        }
         Err(unset) => {
-            refuse(client, group, &unset.report(), Status::Idle);
+            let report = unset.told(client);
+            refuse(client, group, &report, Status::Idle);
             return Ok(After::Done);
         }
     }
@@ -231,6 +237,10 @@ async fn once(
         return Ok(unused(&server));
     }
     link(client, &server);
+    // A standby refused it, or would have: it may write, whatever it looks like.
+    let wrote = group.access == Access::Write && retries > 0
+        || client.account.was_refused(group.fingerprint);
+    client.block = Block { wrote, ..Block::default() };
     let after = linked(worker, client, server, group, retries).await;
     *client.handle.linked.borrow_mut() = None;
     after
@@ -259,13 +269,8 @@ pub(crate) async fn settings(
     };
     let answer = server.ask(&sql).await?;
     match answer.failed() {
-        // The server is in an unknown state now, and the settings are such as no server takes any
-        // more: the client begins anew, and hears of it.
-        Some(why) => {
-            client.settings = Rc::clone(&client.startup);
-            client.read_settings();
-            Err(Unset::Wrong(why))
-        }
+        // The server is in an unknown state now.
+        Some(why) => Err(Unset::Wrong(why)),
         None => {
             server.applied = Rc::clone(&client.settings);
             Ok(())
@@ -288,17 +293,19 @@ impl From<Gone> for Unset {
 }
 
 impl Unset {
-    /// For the client.
-    pub(crate) fn report(self) -> Report {
+    /// What the client is told. With settings that no server takes any more it begins anew.
+    pub(crate) fn told(self, client: &mut Client) -> Report {
         match self {
             Unset::Gone(_) => Report::error("57P03", "the server was lost before it was used")
                 .hint("Nothing was executed. Try again in a moment."),
-            Unset::Wrong(why) => Report::error(
-                "55000",
-                format!("the session's settings cannot be made again: {why}"),
-            )
-            .detail("Its settings are those of its login now. Nothing was executed.")
-            .hint("Make the settings that are still wanted, and go on."),
+            Unset::Wrong(why) => {
+                client.settings = Rc::clone(&client.startup);
+                client.read_settings();
+                let message = format!("the session's settings cannot be made again: {why}");
+                Report::error("55000", message)
+                    .detail("Its settings are those of its login now. Nothing was executed.")
+                    .hint("Make the settings that are still wanted, and go on.")
+            }
         }
     }
 }
@@ -329,7 +336,6 @@ pub(crate) async fn linked(
         client.replay = worker.spare();
         client.replay.extend_from_slice(&client.end.stash[..group.len]);
     }
-    client.block = crate::client::Block::default();
     // A replica may still cancel what it has begun to answer.
     server.exchange.to_the_end = guarded && (group.many || !on_writer);
     let spec = client.account.spec();
@@ -360,6 +366,7 @@ pub(crate) async fn linked(
                             Ok(()) => {}
                             Err(Unset::Wrong(why)) => {
                                 tracing::info!("a client's settings cannot be made again: {why}");
+                                Unset::Wrong(why).told(relay.client);
                             }
                             Err(Unset::Gone(gone)) => {
                                 let why = gone.sentence();
@@ -464,13 +471,14 @@ async fn leave(client: &mut Client, mut server: Box<Server>) {
             server.ask(b"ROLLBACK").await?;
         }
         if client.is_pinned() || client.block.look || !client.block.settings.is_empty() {
-            server.ask(b"DISCARD ALL").await?;
+            let cleared = server.ask(b"DISCARD ALL").await?.failed().is_none();
             server.forget_statements();
             server.applied = Rc::default();
+            return Ok(cleared);
         }
-        Ok::<_, crate::server::Gone>(())
+        Ok::<_, Gone>(true)
     };
-    if matches!(tokio::time::timeout(limits::FINISH_WAIT, clean).await, Ok(Ok(()))) {
+    if matches!(tokio::time::timeout(limits::FINISH_WAIT, clean).await, Ok(Ok(true))) {
         account.put(server);
     }
 }

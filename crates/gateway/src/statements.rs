@@ -163,6 +163,11 @@ impl Prepared {
         self.known.insert(Rc::as_ptr(statement), known);
     }
 
+    /// What the server has it may be about to forget.
+    pub(crate) fn doubt_all(&mut self) {
+        self.known.values_mut().for_each(|known| known.state = State::Perhaps);
+    }
+
     /// The server does not have it.
     pub(crate) fn remove(&mut self, statement: &Rc<Statement>) {
         self.known.remove(&Rc::as_ptr(statement));

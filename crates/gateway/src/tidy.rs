@@ -49,25 +49,31 @@ pub(crate) async fn tidy(
 ) -> Result<Next, Gone> {
     let mut block = std::mem::take(&mut client.block);
     remember(worker, client, server, &block).await?;
-    if block.discarded && !block.failed {
+    if block.discarded {
         discarded(client, server);
-    } else {
-        if block.reset_all {
-            reset_all(client, server, &mut block);
-        }
-        if !block.settings.is_empty() {
-            learn(worker, client, server, &block).await?;
-        }
-        if block.look {
-            // Code that is not known may be known by now.
-            let age = limits::FUNCTIONS_UNKNOWN_AGE_MS;
-            learn_functions(&client.account, server, worker.now(), age).await?;
-        }
-        if block.look || suspicious(client, &block) {
-            look(client, server).await?;
-        }
-        keep_floor(client, server).await?;
     }
+    let looks = block.look || suspicious(client, &block);
+    if block.reset_all || looks {
+        all_settings(client, server, &mut block);
+    }
+    if !block.settings.is_empty() {
+        learn(worker, client, server, &block).await?;
+    }
+    if block.look {
+        // Code that is not known may have forgotten what was prepared.
+        server.prepared.doubt_all();
+    }
+    let (now, age) = match (block.defined, block.look) {
+        (true, _) => (worker.now(), 0),
+        // It may be known by now.
+        (false, true) => (worker.now(), limits::FUNCTIONS_UNKNOWN_AGE_MS),
+        (false, false) => (worker.coarse(), limits::FUNCTIONS_OLD_MS),
+    };
+    learn_functions(&client.account, server, now, age).await?;
+    if looks {
+        look(client, server).await?;
+    }
+    keep_floor(client, server).await?;
     if client.account.spec().mode == PoolMode::Session {
         client.pin(Pin::Session);
     }
@@ -109,26 +115,24 @@ fn suspicious(client: &Client, block: &Block) -> bool {
     functions.suspect_views || block.wrote && (functions.suspect || functions.suspect_defaults)
 }
 
-/// DISCARD ALL: both sides begin anew.
+/// DISCARD ALL: both sides begin anew. What was prepared was forgotten already.
 fn discarded(client: &mut Client, server: &mut Server) {
-    client.statements.clear();
-    client.unnamed = None;
     client.settings = Rc::clone(&client.startup);
     client.read_settings();
-    server.forget_statements();
     server.applied = Rc::default();
     client.handle.pin.set(None);
 }
 
-/// RESET ALL: whatever is known to be set may be back at its default. A role is not reset by it.
-fn reset_all(client: &Client, server: &Server, block: &mut Block) {
+/// Whatever is known to be set may be something else: after RESET ALL, which does not reset a role,
+/// and after code that is not known.
+fn all_settings(client: &Client, server: &Server, block: &mut Block) {
     let known = [&server.applied, &client.settings, &client.startup];
     for (name, _) in known.into_iter().flat_map(|settings| settings.iter()) {
         let name: Box<[u8]> = name.into();
         if !block.settings.contains(&name) {
             block.settings.push(name.clone());
         }
-        if name[..] != *b"role" && !block.resets.contains(&name) {
+        if block.reset_all && name[..] != *b"role" && !block.resets.contains(&name) {
             block.resets.push(name);
         }
     }

@@ -127,18 +127,30 @@ impl Relay<'_> {
     /// Whether a message clears what the answers under way still refer to, or gives a name of which
     /// they decide whether it is free.
     fn must_wait(&self, message: &Message<'_>) -> bool {
-        if message.tag == b'P' {
-            let name = message.body.split(|b| *b == 0).next().unwrap_or_default();
-            return !name.is_empty() && self.server.exchange.decides(name);
+        if !self.server.exchange.owes_end() {
+            return false;
         }
         let clears = |script: &Script| {
             matches!(script.first, Verb::Discard(_) | Verb::Deallocate(_))
                 || script.leaves.has(Leaves::CLEARS_ALL)
         };
-        message.tag == b'Q'
-            && !self.server.exchange.is_quiet()
-            && message.body.first().is_some_and(|b| !b.is_ascii_alphabetic() || b | 0x20 == b'd')
-            && clears(&group::classify(self.client, text(message.body), message.is_whole()))
+        let mut strings = message.body.split(|b| *b == 0);
+        match message.tag {
+            b'Q' => {
+                let first = message.body.first();
+                first.is_some_and(|b| !b.is_ascii_alphabetic() || b | 0x20 == b'd')
+                    && clears(&group::classify(self.client, text(message.body), message.is_whole()))
+            }
+            b'P' => {
+                let name = strings.next().unwrap_or_default();
+                !name.is_empty() && self.server.exchange.decides(name)
+            }
+            b'B' => {
+                let name = strings.nth(1).unwrap_or_default();
+                self.client.known(name).is_some_and(|statement| clears(&statement.script))
+            }
+            _ => false,
+        }
     }
 
     fn message(&mut self, message: Message<'_>) -> Result<(), Error> {
@@ -348,12 +360,7 @@ impl Relay<'_> {
 
     /// The name under which the server has a statement of the client's, made known to it if need be.
     fn on_server(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
-        let known = if name.is_empty() {
-            self.client.unnamed.clone()
-        } else {
-            self.client.statements.get(name).cloned()
-        };
-        let statement = known?;
+        let statement = self.client.known(name).cloned()?;
         if name.is_empty()
             && self.server.unnamed.as_ref().is_some_and(|s| Rc::ptr_eq(s, &statement))
         {
@@ -375,12 +382,7 @@ impl Relay<'_> {
         let mut rest = message.body;
         let portal = take_cstr(&mut rest, WHAT)?;
         let name = take_cstr(&mut rest, WHAT)?;
-        let known = if name.is_empty() {
-            self.client.unnamed.clone()
-        } else {
-            self.client.statements.get(name).cloned()
-        };
-        match known {
+        match self.client.known(name).cloned() {
             Some(statement)
                 if floor::named_by(&statement.script, rest, self.client.account.spec().floor) =>
             {

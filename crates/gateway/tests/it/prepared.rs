@@ -18,6 +18,8 @@ in_both_modes! {
     a_statement_in_a_block_survives_a_change_of_its_table_before_it
     statements_can_be_deallocated
     all_statements_can_be_forgotten
+    statements_that_could_not_be_forgotten_are_there
+    statements_are_forgotten_though_others_failed_before
     a_statement_that_cannot_be_prepared_leaves_no_name
     more_statements_than_a_connection_keeps_work
     a_simple_query_ends_the_unnamed_statement
@@ -327,5 +329,38 @@ async fn a_name_closed_behind_a_failed_part_of_a_pipeline_is_not_free(mode: Mode
     assert_eq!(raw.answer().await?.code(), "22012");
     assert_eq!(raw.answer().await?.code(), "42P05");
     assert_eq!(raw.answer().await?.ok().value(), "old");
+    Ok(())
+}
+
+/// In a block that has failed nothing is forgotten, however the error and its end arrive.
+async fn statements_that_could_not_be_forgotten_are_there(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    prepare(&mut raw, "a", "SELECT 'a'").await?;
+    for text in ["DEALLOCATE ALL", "DISCARD ALL"] {
+        for _ in 0..20 {
+            raw.ask("BEGIN").await?.ok();
+            assert_eq!(raw.ask("SELECT 1 / 0").await?.code(), "22012");
+            assert_eq!(raw.exchange(Say::new().statement(text).sync()).await?.code(), "25P02");
+            raw.ask("ROLLBACK").await?.ok();
+            assert_eq!(raw.exchange(Say::new().run("a", &[])).await?.ok().value(), "a");
+        }
+    }
+    Ok(())
+}
+
+async fn statements_are_forgotten_though_others_failed_before(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    for text in ["DEALLOCATE ALL", "DISCARD ALL"] {
+        prepare(&mut raw, "a", "SELECT 'a'").await?;
+        let failing = Say::new().statement("SELECT 1 / 0").sync();
+        raw.say(failing.statement(text).sync().parse("a", "SELECT 'new'").sync()).await?;
+        assert_eq!(raw.answer().await?.code(), "22012");
+        raw.answer().await?.ok();
+        assert_eq!(raw.answer().await?.ok().tags, "1Z", "{text}");
+        assert_eq!(raw.exchange(Say::new().run("a", &[])).await?.ok().value(), "new");
+        raw.exchange(Say::new().close(b'S', "a").sync()).await?.ok();
+    }
     Ok(())
 }

@@ -9,13 +9,17 @@ use crate::server::eventually;
 
 in_both_modes! {
     reads_go_to_a_standby_that_has_what_they_must_see
+    every_way_to_write_is_seen_by_the_reads_behind_it
+    hidden_writes_are_seen_by_the_reads_behind_them
     what_a_standby_refuses_is_done_by_the_writer
     a_standby_that_stops_serving_is_left
     a_conflict_with_replay_behind_the_first_row_is_not_seen
     what_a_standby_refuses_to_prepare_is_done_by_the_writer
     what_a_standby_refuses_of_several_statements_is_done_by_the_writer
+    a_session_that_a_standby_cannot_serve_leaves_it_to_others
     an_error_of_a_read_comes_behind_its_rows
     a_read_only_block_goes_on_at_the_writer_when_it_must
+    settings_of_a_block_that_goes_on_at_the_writer_follow_their_client
     a_read_only_block_with_one_snapshot_does_not_move
     a_read_only_block_may_write_where_postgresql_lets_it
     a_session_pool_begins_at_the_writer
@@ -67,6 +71,78 @@ async fn reads_go_to_a_standby_that_has_what_they_must_see(mode: Mode) -> Result
     raw.ask("RESET ALL").await?.ok();
     door.want(|wanted| wanted.split = false);
     goes(&mut raw, false).await;
+    Ok(())
+}
+
+async fn every_way_to_write_is_seen_by_the_reads_behind_it(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    door.value("CREATE TABLE t(i int); SELECT 1").await?;
+    let mut end = 50;
+    let long = format!("INSERT INTO t VALUES (1) -- {}", "x".repeat(100_000));
+    for write in [
+        &long,
+        "INSERT INTO t VALUES (1)",
+        "BEGIN; INSERT INTO t VALUES (1); COMMIT",
+        "INSERT INTO t VALUES (1); COMMIT",
+        "BEGIN; INSERT INTO t VALUES (1); COMMIT; BEGIN READ ONLY; COMMIT",
+        "DO $$ BEGIN INSERT INTO t VALUES (1); COMMIT; END $$",
+        "SELECT 1; INSERT INTO t VALUES (1)",
+        "WITH w AS (INSERT INTO t VALUES (1) RETURNING i) SELECT i FROM w",
+    ] {
+        door.replayed(end).await?;
+        let mut raw = door.raw().await?;
+        goes(&mut raw, true).await;
+        door.acknowledged(TERM, end + 10);
+        raw.ask(write).await?.ok();
+        assert_eq!(raw.value(WHERE).await?, "off", "{write}");
+        end += 10;
+    }
+    Ok(())
+}
+
+/// What writes though it looks like a read goes to the writer by itself, or by chance.
+async fn hidden_writes_are_seen_by_the_reads_behind_them(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    door.raw()
+        .await?
+        .ask(
+            "CREATE TABLE t(i int); INSERT INTO t VALUES (1);
+         CREATE FUNCTION writes(int) RETURNS int LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO t VALUES (1); RETURN 1; END $$;
+         CREATE FUNCTION of_row(t) RETURNS int LANGUAGE sql AS 'SELECT writes(1)';
+         CREATE FUNCTION checks(int) RETURNS boolean LANGUAGE sql AS 'SELECT writes(1) = 1';
+         CREATE VIEW hidden AS SELECT writes(1);
+         CREATE OPERATOR !!! (RIGHTARG = int, FUNCTION = writes);
+         CREATE DOMAIN checked AS int CHECK (checks(VALUE))",
+        )
+        .await?
+        .ok();
+    made(&door, "").await?;
+    let mut end = 50;
+    for write in [
+        "SELECT * FROM hidden",
+        "SELECT OPERATOR(public.!!!) 1",
+        "SELECT t.of_row FROM t LIMIT 1",
+        "SELECT 1::checked",
+    ] {
+        for first in ["off", "on"] {
+            // As the standby is found fit for it, or not.
+            door.replayed(end).await?;
+            let mut raw = door.raw().await?;
+            goes(&mut raw, true).await;
+            if first == "off" {
+                door.acknowledged(TERM, end + 10);
+                raw.ask("INSERT INTO t VALUES (1)").await?.ok();
+                end += 10;
+            }
+            assert_eq!(raw.value(WHERE).await?, first);
+            door.acknowledged(TERM, end + 10);
+            raw.ask(write).await?.ok();
+            door.replayed(end).await?;
+            assert_eq!(raw.value(WHERE).await?, "off", "{write}, {first}");
+            end += 10;
+        }
+    }
     Ok(())
 }
 
@@ -157,6 +233,32 @@ async fn a_read_only_block_goes_on_at_the_writer_when_it_must(mode: Mode) -> Res
             assert_eq!(raw.value("SELECT pg_advisory_unlock(7)").await?, "t");
             raw.ask("DISCARD ALL").await?.ok();
             goes(&mut raw, true).await;
+        }
+    }
+    Ok(())
+}
+
+async fn settings_of_a_block_that_goes_on_at_the_writer_follow_their_client(
+    mode: Mode,
+) -> Result<()> {
+    let (door, mut raw) = reading(mode, PoolMode::Transaction).await?;
+    for (end, after) in [("COMMIT", "5MB"), ("ROLLBACK", "4MB")] {
+        for extended in [false, true] {
+            say(&mut raw, "BEGIN READ ONLY", extended).await?.ok();
+            say(&mut raw, "SET work_mem = '5MB'", extended).await?.ok();
+            say(&mut raw, "NOTIFY c", extended).await?.ok();
+            assert_eq!(say(&mut raw, WHERE, extended).await?.ok().value(), "off");
+            say(&mut raw, end, extended).await?.ok();
+            // On the writer, for the next client too, and on the standby.
+            let mut other = door.raw().await?;
+            other.ask("BEGIN").await?.ok();
+            assert_eq!(other.value("SHOW work_mem").await?, "4MB");
+            raw.ask("BEGIN").await?.ok();
+            assert_eq!(raw.value("SHOW work_mem").await?, after);
+            raw.ask("COMMIT").await?.ok();
+            other.ask("COMMIT").await?.ok();
+            assert_eq!(raw.value("SELECT current_setting('work_mem')").await?, after);
+            raw.ask("RESET work_mem").await?.ok();
         }
     }
     Ok(())
@@ -303,5 +405,17 @@ async fn what_a_standby_refuses_of_several_statements_is_done_by_the_writer(
     raw.ask("SET default_transaction_isolation = 'serializable'").await?.ok();
     let writer = raw.ask("SELECT 1; SELECT standby FROM place").await?.ok();
     assert_eq!(&writer.rows[1][0], "off");
+    Ok(())
+}
+
+/// A standby has no serializable transactions, and the session that wanted them is the next client's.
+async fn a_session_that_a_standby_cannot_serve_leaves_it_to_others(mode: Mode) -> Result<()> {
+    let (door, mut a) = reading(mode, PoolMode::Transaction).await?;
+    a.ask("SET default_transaction_isolation = 'serializable'").await?.ok();
+    assert_eq!(a.value(WHERE).await?, "off");
+    let mut b = door.raw().await?;
+    b.ask("SET work_mem = '5MB'").await?.ok();
+    let sql = "SELECT current_setting('work_mem') || standby FROM place";
+    assert_eq!(b.value(sql).await?, "5MBon");
     Ok(())
 }

@@ -11,6 +11,8 @@ in_both_modes! {
     what_is_rolled_back_or_local_does_not_stay
     every_way_to_make_a_setting_is_followed
     a_role_is_followed
+    settings_that_code_changes_are_followed
+    what_is_set_behind_discard_all_in_one_pipeline_is_followed
     settings_of_the_first_packet_hold
     a_reset_leads_back_to_the_first_packet
     a_wrong_setting_of_the_first_packet_is_told_in_the_servers_words
@@ -250,5 +252,46 @@ async fn who_logs_in_is_told_its_own_settings(mode: Mode) -> Result<()> {
     assert_eq!(c.parameters["DateStyle"], before);
     a.ask("SELECT 1").await?.ok();
     assert_eq!(a.parameters["DateStyle"], "German, DMY");
+    Ok(())
+}
+
+/// Code that nobody could read changes what the client had set itself.
+async fn settings_that_code_changes_are_followed(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 2).await?;
+    door.admin()
+        .await?
+        .batch_execute(
+            "CREATE FUNCTION changes(text) RETURNS text LANGUAGE sql AS \
+             $$ SELECT set_config('work_mem', $1, false) $$; \
+             CREATE FUNCTION resets() RETURNS void LANGUAGE plpgsql AS \
+             $$ BEGIN RESET work_mem; PERFORM set_config('x.y', '', true); END $$",
+        )
+        .await?;
+    let (mut a, mut b) = (door.raw().await?, door.raw().await?);
+    a.ask("SET work_mem = '5MB'").await?.ok();
+    for (code, value) in [("changes('7MB')", "7MB"), ("resets()", "4MB"), ("changes('6MB')", "6MB")]
+    {
+        a.ask(&format!("SELECT {code}")).await?.ok();
+        assert_eq!(b.value(WORK_MEM).await?, "4MB", "{code}");
+        assert_eq!(a.value(WORK_MEM).await?, value, "{code}");
+    }
+    Ok(())
+}
+
+async fn what_is_set_behind_discard_all_in_one_pipeline_is_followed(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut a = door.raw().await?;
+    let all = Say::new()
+        .statement("DISCARD ALL")
+        .parse("kept", "SELECT 'kept'")
+        .statement("SET work_mem = '5MB'")
+        .sync();
+    let answer = a.exchange(all).await?;
+    // Newer servers do not let it be in a pipeline.
+    if answer.errors.is_empty() {
+        assert_eq!(door.raw().await?.value(WORK_MEM).await?, "4MB");
+        assert_eq!(a.value(WORK_MEM).await?, "5MB");
+        assert_eq!(a.exchange(Say::new().run("kept", &[])).await?.value(), "kept");
+    }
     Ok(())
 }

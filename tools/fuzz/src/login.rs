@@ -24,7 +24,7 @@ const PIPE: usize = 32 * 1024;
 /// Nobody who has said all waits longer; the clock does not wait either.
 const EVER: Duration = Duration::from_secs(3_600);
 /// What one client may make a gateway hold, whatever it sends and however little it reads.
-const HELD_MAX: usize = 24 * 1024 * 1024;
+const HELD_MAX: usize = 12 * 1024 * 1024;
 /// What a client says over and over again that does not read.
 const FLOOD: usize = 2 * 1024 * 1024;
 

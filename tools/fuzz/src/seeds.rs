@@ -211,7 +211,11 @@ pub fn login() -> Vec<Vec<u8>> {
     seeds.push(with(served | How::REPLICA, 0, b"", &block.concat()));
     seeds.push(with(served | How::REPLICA | How::MAD, 3, &[0; 40], &block.concat()));
     seeds.push(with(How::TRUSTED, 0, b"", &query("SELECT 1")));
-    seeds.push(with(served | How::DEAF, 0, b"", &query("SELECT 1")));
+    for sql in ["SELECT 1", "SET quorate.x = 1", "COPY t FROM STDIN"] {
+        seeds.push(with(served | How::DEAF, 0, b"", &query(sql)));
+        seeds.push(with(How::TRUSTED | How::DEAF, 0, b"", &query(sql)));
+    }
+    seeds.push(with(served | How::DEAF, 0, b"", &extended("", "SELECT 1")));
     for show in ["POOLS", "CLIENTS", "SERVERS", "STATS", "DATABASES", "CONFIG", "VERSION", "HELP"] {
         seeds.push(with(How::CONSOLE | How::WRITER, 0, b"", &query(&format!("SHOW {show}"))));
     }

@@ -210,7 +210,13 @@ impl Backend {
             match tag {
                 b'c' => put(&mut self.out, b'C', |out| out.put_slice(b"COPY 0\0")),
                 b'f' => self.fail("57014"),
-                _ => return Ok(()),
+                b'd' | b'H' | b'S' => return Ok(()),
+                // PostgreSQL does not know any more where messages begin.
+                _ => {
+                    self.out.put_slice(&Report::fatal("08P01", "lost").encode());
+                    self.stream.write_all(&self.out).await?;
+                    return Err(std::io::ErrorKind::InvalidData.into());
+                }
             }
             self.copies = false;
             self.ready();

@@ -13,6 +13,7 @@ use crate::raw::Say;
 in_both_modes! {
     who_does_not_read_is_not_read_either
     what_stands_behind_a_name_is_no_message
+    what_clears_the_session_may_be_long
     queries_and_large_results_pass
     copy_passes_by_simple_query
     copy_passes_by_the_extended_protocol
@@ -398,5 +399,18 @@ async fn what_stands_behind_a_name_is_no_message(mode: Mode) -> Result<()> {
     }
     let made = "SELECT count(*) FROM pg_class WHERE relname = 'hidden'";
     assert_eq!(door.value(made).await?, "0");
+    Ok(())
+}
+
+/// The next request waits for the answer to such a statement; its own end does not.
+async fn what_clears_the_session_may_be_long(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut client = door.raw().await?;
+    for sql in ["DISCARD ALL", "DEALLOCATE ALL", "BEGIN; DEALLOCATE ALL; COMMIT"] {
+        client.exchange(Say::new().parse("a", "SELECT 1").sync()).await?.ok();
+        let long = format!("{sql}{}", " ".repeat(1024 * 1024));
+        client.ask(&long).await?.ok();
+        assert_eq!(client.value("SELECT 5").await?, "5");
+    }
     Ok(())
 }

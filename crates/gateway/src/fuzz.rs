@@ -32,3 +32,12 @@ impl Rig {
         Box::pin(frontend::client(worker, shared, Io::Far(client), address)).await;
     }
 }
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // Idle connections hold their pool, which outlives them in a gateway and must not here.
+        for pool in self.worker.accounts().iter().flat_map(|account| account.pools()) {
+            pool.retire(|_| false);
+        }
+    }
+}

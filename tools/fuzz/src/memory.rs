@@ -47,3 +47,8 @@ pub fn peak<T>(call: impl FnOnce() -> T) -> (T, usize) {
     let done = call();
     (done, PEAK.load(Ordering::Relaxed).saturating_sub(before))
 }
+
+/// What is allocated now.
+pub fn live() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}

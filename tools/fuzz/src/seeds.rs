@@ -241,4 +241,15 @@ mod tests {
         super::sql().iter().for_each(|seed| crate::sql::check(seed));
         super::login().iter().for_each(|seed| crate::login::check(seed));
     }
+
+    #[test]
+    fn nothing_is_left_of_a_client() {
+        let seeds = super::login();
+        let all = || seeds.iter().for_each(|seed| crate::login::check(seed));
+        all();
+        let before = crate::memory::live();
+        (0..3).for_each(|_| all());
+        let left = crate::memory::live().saturating_sub(before);
+        assert!(left < 64 * 1024, "{left} bytes are left");
+    }
 }

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod drivers;
+mod fuzz;
 mod setup;
 mod test;
 
@@ -32,6 +33,9 @@ enum Command {
     /// Run real drivers through the gateways of a cluster, and psycopg's own tests: fetches the
     /// drivers, prints a table.
     Drivers(drivers::Drivers),
+    /// Search for bytes that break the wire protocol's readers, the classifier or a login: libFuzzer,
+    /// a minute for each.
+    Fuzz(fuzz::Fuzz),
     /// Formatting, lints and the project's own rules; changes nothing.
     Check,
     /// Measure, against real processes on this machine: failover, gateway, demo, idle, cpu-load.
@@ -47,6 +51,7 @@ fn main() -> Result<()> {
         Command::Demo { args } => test::demo(&args),
         Command::Test(options) => test::test(&options),
         Command::Drivers(options) => drivers::drivers(&options),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Check => check::check(),
         Command::Bench { args } => test::bench(&args),
     }

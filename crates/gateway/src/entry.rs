@@ -10,7 +10,6 @@ use quorate_wire::backend::{AUTHENTICATION, KEY_DATA, Report};
 use quorate_wire::frame::{put, put_cstr};
 use quorate_wire::startup::{VERSION_3_0, VERSION_3_2};
 use quorate_wire::{CancelKey, FirstPacket, Startup, startup};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -47,12 +46,14 @@ pub(crate) enum Visitor {
 pub(crate) async fn enter(
     worker: &Rc<Worker>,
     shared: &Arc<Shared>,
-    tcp: TcpStream,
+    io: Io,
     address: SocketAddr,
 ) -> Result<Option<Visitor>, Error> {
-    tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
+    if let Io::Tcp(tcp) = &io {
+        tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
+    }
     let doing = "waiting for a client to log in";
-    let greeting = timeout(limits::STARTUP_WAIT, greet(shared, tcp, address));
+    let greeting = timeout(limits::STARTUP_WAIT, greet(shared, io, address));
     let Some(mut hello) = greeting.await.map_err(|_| Error::TimedOut { doing })?? else {
         return Ok(None);
     };
@@ -132,13 +133,9 @@ async fn close(end: &mut End) {
 }
 
 /// Reads first packets until one says what the client wants.
-async fn greet(
-    shared: &Shared,
-    tcp: TcpStream,
-    address: SocketAddr,
-) -> Result<Option<Hello>, Error> {
+async fn greet(shared: &Shared, io: Io, address: SocketAddr) -> Result<Option<Hello>, Error> {
     const DOING: &str = "greeting a client";
-    let mut end = End::new(Io::Tcp(tcp));
+    let mut end = End::new(io);
     let mut shown: Option<Tls> = None;
     let mut client_cn = None;
     loop {

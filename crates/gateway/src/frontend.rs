@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 
 use quorate_core::gateway;
 use quorate_wire::CancelKey;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::entry::{self, Visitor};
+use crate::io::Io;
 use crate::session::{self, End};
 use crate::tls::TlsSource;
 use crate::worker::Worker;
@@ -38,6 +39,20 @@ pub(crate) enum Order {
 }
 
 impl Shared {
+    pub(crate) fn new(world: Arc<dyn World>, tls: Arc<TlsSource>) -> Arc<Self> {
+        let random = ring::rand::SystemRandom::new();
+        let decoy = world.secret();
+        let (orders, clients) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { world, tls, orders, clients, random, decoy })
+    }
+
+    /// One more thread: its orders.
+    pub(crate) fn join(&self) -> mpsc::UnboundedReceiver<Order> {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
+        inbox
+    }
+
     pub(crate) fn random(&self, bytes: &mut [u8]) {
         if ring::rand::SecureRandom::fill(&self.random, bytes).is_err() {
             tracing::error!("the system has no random numbers");
@@ -86,17 +101,8 @@ impl Gateway {
         tls: Arc<TlsSource>,
         listeners: Vec<std::net::TcpListener>,
     ) -> Result<Self, Error> {
-        let random = ring::rand::SystemRandom::new();
-        let decoy = world.secret();
         let workers = world.view().wanted.workers.clamp(1, limits::WORKERS_MAX);
-        let shared = Arc::new(Shared {
-            world,
-            tls,
-            orders: Mutex::default(),
-            clients: AtomicUsize::new(0),
-            random,
-            decoy,
-        });
+        let shared = Shared::new(world, tls);
         let (stop, stopped) = watch::channel(false);
         let mut gateway = Self { shared, stop, threads: Vec::new() };
         for index in 0..u32::from(workers) {
@@ -114,8 +120,7 @@ impl Gateway {
         const DOING: &str = "starting a thread of the gateway";
         let listeners: std::io::Result<Vec<_>> = listeners.iter().map(|l| l.try_clone()).collect();
         let listeners = listeners.map_err(Error::io(DOING))?;
-        let (orders, inbox) = mpsc::unbounded_channel();
-        self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
+        let inbox = self.shared.join();
         let shared = Arc::clone(&self.shared);
         let (begun, begins) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -171,10 +176,7 @@ async fn run(
     inbox: mpsc::UnboundedReceiver<Order>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let worker = Worker::new(Arc::clone(&shared.world), index);
-    tokio::task::spawn_local(Rc::clone(&worker).watch());
-    tokio::task::spawn_local(Rc::clone(&worker).tick());
-    tokio::task::spawn_local(obey(Rc::clone(&worker), inbox));
+    let worker = begin(&shared, index, inbox);
     for listener in listeners {
         let set = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
         match set {
@@ -186,6 +188,19 @@ async fn run(
         }
     }
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// What a thread does besides accepting clients.
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    index: u32,
+    inbox: mpsc::UnboundedReceiver<Order>,
+) -> Rc<Worker> {
+    let worker = Worker::new(Arc::clone(&shared.world), index);
+    tokio::task::spawn_local(Rc::clone(&worker).watch());
+    tokio::task::spawn_local(Rc::clone(&worker).tick());
+    tokio::task::spawn_local(obey(Rc::clone(&worker), inbox));
+    worker
 }
 
 async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
@@ -203,7 +218,8 @@ async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) 
     loop {
         match listener.accept().await {
             Ok((tcp, address)) => {
-                let client = client(Rc::clone(&worker), Arc::clone(&shared), tcp, address);
+                let io = Io::Tcp(tcp);
+                let client = client(Rc::clone(&worker), Arc::clone(&shared), io, address);
                 tokio::task::spawn_local(client);
             }
             Err(error) => {
@@ -215,8 +231,8 @@ async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) 
 }
 
 /// A client from beginning to end. What is needed only at the beginning is not kept.
-async fn client(worker: Rc<Worker>, shared: Arc<Shared>, tcp: TcpStream, address: SocketAddr) {
-    let entered = Box::pin(entry::enter(&worker, &shared, tcp, address)).await;
+pub(crate) async fn client(worker: Rc<Worker>, shared: Arc<Shared>, io: Io, address: SocketAddr) {
+    let entered = Box::pin(entry::enter(&worker, &shared, io, address)).await;
     let visitor = match entered {
         Ok(Some(visitor)) => visitor,
         Ok(None) => return,

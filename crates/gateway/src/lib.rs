@@ -25,6 +25,8 @@ mod exchange;
 mod floor;
 pub mod frontend;
 mod functions;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod gate;
 mod group;
 mod io;

@@ -393,7 +393,8 @@ impl<'a> Relay<'a> {
             }
             self.cancelling = false;
         }
-        if self.barrier || self.waits_for_end() {
+        // What has begun is passed to its end: no answer comes before.
+        if self.barrier && self.client.left == 0 || self.waits_for_end() {
             return Ok(false);
         }
         let mut moved = false;

@@ -73,6 +73,14 @@ fn killed() -> Report {
 async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>, Error> {
     loop {
         discard(client)?;
+        // Whoever does not read is answered no further.
+        if client.end.out.len() >= limits::PENDING_MAX {
+            match heard(client).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(Some(Group::nothing())),
+                Err(std::io::Error { .. }) => return Ok(None),
+            }
+        }
         if client.skipping.is_none() && client.left == 0 && !client.end.stash.is_empty() {
             let found = peek(client, &mut worker.statements.borrow_mut())?;
             match found {
@@ -107,6 +115,18 @@ async fn next(worker: &Rc<Worker>, client: &mut Client) -> Result<Option<Group>,
             Ok(Some(_)) | Err(std::io::Error { .. }) => return Ok(None),
         }
     }
+}
+
+/// Waits until a client has taken all that it was told; false when it is to be ended.
+async fn heard(client: &mut Client) -> std::io::Result<bool> {
+    std::future::poll_fn(|cx| {
+        if client.handle.killed.get() {
+            return Poll::Ready(Ok(false));
+        }
+        client.handle.waker.set(Some(cx.waker().clone()));
+        client.end.poll_drain(cx).map_ok(|()| true)
+    })
+    .await
 }
 
 /// Drops the rest of a message that goes nowhere, and what the client sends after an error that was

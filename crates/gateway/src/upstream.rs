@@ -105,7 +105,8 @@ impl Relay<'_> {
                 }
             }
             self.client.left = HEADER + len - n;
-            self.client.passing = true;
+            // What is still to come of it goes only where its beginning went.
+            self.client.passing = false;
             at += n;
             self.message(message)?;
         }
@@ -155,7 +156,6 @@ impl Relay<'_> {
 
     fn message(&mut self, message: Message<'_>) -> Result<(), Error> {
         if self.server.exchange.skips() && message.tag != b'S' {
-            self.client.passing = false;
             return Ok(());
         }
         match message.tag {
@@ -177,7 +177,7 @@ impl Relay<'_> {
                 self.pass(message);
             }
             b'H' | b'd' => self.pass(message),
-            b'p' => self.client.passing = false,
+            b'p' => {}
             _ => return Err(Error::Invalid { what: "the kind of a message" }),
         }
         Ok(())
@@ -185,6 +185,7 @@ impl Relay<'_> {
 
     /// Sends a message as it is; the rest of its body follows as it comes.
     fn pass(&mut self, message: Message<'_>) {
+        self.client.passing = true;
         put_header(&mut self.server.end.out, message.tag, message.len);
         self.server.end.out.put_slice(message.body);
     }
@@ -203,7 +204,6 @@ impl Relay<'_> {
         self.client.unnamed = None;
         self.server.unnamed = None;
         if let Some(lowers) = floor::lowers(&script, sql, self.client.account.spec().floor) {
-            self.client.passing = false;
             self.below_floor(lowers);
             self.server.exchange.sent(Kind::Sync, false, Undo::Nothing);
             put(&mut self.server.end.out, b'S', |_| {});
@@ -213,7 +213,10 @@ impl Relay<'_> {
         self.notes(&script, sql);
         self.before_end(&script);
         // It may send something itself.
-        let deallocated = self.deallocated(&script, sql, true);
+        let deallocated = match message.is_whole() {
+            true => self.deallocated(&script, sql, true),
+            false => None,
+        };
         self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
         self.ends_group();
         match deallocated {
@@ -247,7 +250,6 @@ impl Relay<'_> {
         let worker = Rc::clone(self.worker);
         let (name, mut statement, _) =
             group::parse(self.client, &mut worker.statements.borrow_mut(), message.body)?;
-        self.client.passing = false;
         let floor = self.client.account.spec().floor;
         if let Some(lowers) = floor::lowers(&statement.script, &statement.text, floor) {
             self.below_floor(lowers);
@@ -386,7 +388,6 @@ impl Relay<'_> {
             Some(statement)
                 if floor::named_by(&statement.script, rest, self.client.account.spec().floor) =>
             {
-                self.client.passing = false;
                 self.below_floor(Lowers::Unseen);
                 return Ok(());
             }
@@ -399,13 +400,13 @@ impl Relay<'_> {
         let Some(server_name) = self.on_server(name) else {
             if self.is_foreign(name) {
                 self.unknown(name);
-                self.client.passing = false;
             } else {
                 self.extended(Kind::Bind, message);
             }
             return Ok(());
         };
         self.server.exchange.sent(Kind::Bind, false, Undo::Nothing);
+        self.client.passing = true;
         let len = message.len - name.len() + server_name.len();
         let out = &mut self.server.end.out;
         put_header(out, b'B', len);

@@ -114,7 +114,8 @@ pub fn text_columns(body: &Bytes) -> Result<Vec<Option<Bytes>>, Error> {
     let cut = |_| Error::Truncated { what: "DataRow" };
     let mut rest = body.clone();
     let count = rest.try_get_u16().map_err(cut)?;
-    let mut columns = Vec::with_capacity(usize::from(count));
+    // Each has a length word at least: a claim alone is worth no memory.
+    let mut columns = Vec::with_capacity(usize::from(count).min(rest.len() / 4));
     for _ in 0..count {
         let len = rest.try_get_i32().map_err(cut)?;
         columns.push(match usize::try_from(len) {
@@ -171,6 +172,14 @@ mod tests {
             }
         }
         out.freeze()
+    }
+
+    #[test]
+    fn columns_that_are_only_claimed_are_worth_no_memory() {
+        let row = Bytes::from_static(b"\xff\xff\xff\xff\xff\xff");
+        assert!(text_columns(&row).is_err());
+        let one = Bytes::from_static(b"\0\x01\xff\xff\xff\xff");
+        assert!(text_columns(&one).unwrap().capacity() <= 1);
     }
 
     #[test]

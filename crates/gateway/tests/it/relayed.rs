@@ -1,14 +1,19 @@
 //! What clients do all day, through the gateway.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::BufMut;
+use tokio::time::timeout;
 
 use crate::door::{Door, Mode, in_both_modes};
 use crate::raw::Say;
 
 in_both_modes! {
+    who_does_not_read_is_not_read_either
+    what_stands_behind_a_name_is_no_message
+    what_clears_the_session_may_be_long
     queries_and_large_results_pass
     copy_passes_by_simple_query
     copy_passes_by_the_extended_protocol
@@ -341,5 +346,71 @@ async fn a_client_that_leaves_in_a_block_leaves_nothing_open(mode: Mode) -> Resu
     let mut second = door.raw().await?;
     assert_eq!(second.value("SELECT count(*) FROM t").await?, "0");
     assert_eq!(door.clients(), 1);
+    Ok(())
+}
+
+/// What needs no server is answered at once: the answers must not pile up in the gateway.
+async fn who_does_not_read_is_not_read_either(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut client = door.raw().await?;
+    let wrong = format!("SET quorate.consistency = '{}'", "x".repeat(8 * 1024));
+    let wrong = Say::new().query(&wrong).0;
+    // Far more than sockets have room for.
+    let mut said = 0;
+    while let Ok(done) = timeout(Duration::from_secs(2), client.bytes(&wrong)).await {
+        done?;
+        said += 1;
+        assert!(said < 8 * 1024, "{said} answers wait in the gateway");
+    }
+    Ok(())
+}
+
+/// A message that is replaced is dropped to its end: what stands there is nothing of its own.
+async fn what_stands_behind_a_name_is_no_message(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut client = door.raw().await?;
+    let hidden = Say::new().query("CREATE TABLE hidden ()").0;
+    for (kind, named, seen) in
+        [(b'D', &b"Sa\0"[..], 300), (b'C', b"Sa\0", 300), (b'Q', b"DEALLOCATE a", 64 * 1024)]
+    {
+        client.exchange(Say::new().close(b'S', "a").parse("a", "SELECT 1").sync()).await?.ok();
+        client.ask("BEGIN").await?.ok();
+        let mut body = named.to_vec();
+        body.resize(seen, b' ');
+        body.extend_from_slice(&hidden);
+        let message = Say::new().message(kind, &body).0;
+        let (head, tail) = message.split_at(5 + seen);
+        client.bytes(head).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        client.bytes(tail).await?;
+        let tags = match kind {
+            b'D' | b'C' => client.exchange(Say::new().sync()).await?.ok().tags,
+            // The server itself finds that it has bytes too many.
+            _ => client.answer().await?.tags,
+        };
+        let expected = match kind {
+            b'D' => "tTZ",
+            b'C' => "3Z",
+            _ => "EZ",
+        };
+        assert_eq!(tags, expected);
+        client.ask("COMMIT").await?;
+        assert_eq!(client.value("SELECT 5").await?, "5");
+    }
+    let made = "SELECT count(*) FROM pg_class WHERE relname = 'hidden'";
+    assert_eq!(door.value(made).await?, "0");
+    Ok(())
+}
+
+/// The next request waits for the answer to such a statement; its own end does not.
+async fn what_clears_the_session_may_be_long(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut client = door.raw().await?;
+    for sql in ["DISCARD ALL", "DEALLOCATE ALL", "BEGIN; DEALLOCATE ALL; COMMIT"] {
+        client.exchange(Say::new().parse("a", "SELECT 1").sync()).await?.ok();
+        let long = format!("{sql}{}", " ".repeat(1024 * 1024));
+        client.ask(&long).await?.ok();
+        assert_eq!(client.value("SELECT 5").await?, "5");
+    }
     Ok(())
 }

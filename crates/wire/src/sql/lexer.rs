@@ -72,13 +72,15 @@ pub(super) struct Lexer<'a> {
     text: &'a [u8],
     at: usize,
     standard_strings: bool,
+    /// Up to here stand signs of which each is an operator of its own: they are not looked at again.
+    signs: usize,
     /// The first `/* quorate: ... */` seen so far.
     pub(super) directive: Option<Span>,
 }
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(text: &'a [u8], standard_strings: bool) -> Self {
-        Self { text, at: 0, standard_strings, directive: None }
+        Self { text, at: 0, standard_strings, signs: 0, directive: None }
     }
 
     /// The next token.
@@ -322,6 +324,9 @@ impl<'a> Lexer<'a> {
     /// The longest run of operator characters, up to a comment; a trailing `+` or `-` belongs to
     /// what follows unless the operator has a character that standard SQL does not use.
     fn operator(&mut self, start: usize) -> Token {
+        if start < self.signs {
+            return self.one(Kind::Operator);
+        }
         let mut special = false;
         while let Some(byte) = self.peek(0) {
             let comment = matches!((byte, self.peek(1)), (b'-', Some(b'-')) | (b'/', Some(b'*')));
@@ -332,8 +337,12 @@ impl<'a> Lexer<'a> {
             special |= matches!(byte, b'?' | b'%');
             self.at += 1;
         }
+        let end = self.at;
         while !special && self.at > start + 1 && matches!(self.text[self.at - 1], b'+' | b'-') {
             self.at -= 1;
+        }
+        if self.at < end {
+            self.signs = end;
         }
         self.token(Kind::Operator, start)
     }

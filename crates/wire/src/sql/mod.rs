@@ -12,7 +12,8 @@
 //! what expressions of `ALTER` or `CREATE INDEX` call, nor a `search_path` with `pg_temp` that comes
 //! as a parameter of `set_config`.
 //!
-//! Nothing is allocated and nothing is copied; time is linear in the length of the string.
+//! Nothing is allocated and nothing is copied, but the name in `SET LOCAL` when it is not written as
+//! PostgreSQL keeps it; time is linear in the length of the string.
 
 use std::fmt;
 

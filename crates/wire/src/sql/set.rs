@@ -193,7 +193,6 @@ impl Scan<'_> {
     }
 
     fn set_effects(&mut self, scope: SetScope, name: Name, value: Span) {
-        let text = name.text(self.sql).to_ascii_lowercase();
         // With `pg_temp` in the path every table created is a temporary one, unseen from here.
         if calls::mentions(value.of(self.sql), b"pg_temp") {
             self.leave(Leaves::UNKNOWN);
@@ -204,8 +203,13 @@ impl Scan<'_> {
                 self.leave(Leaves::SETTING);
             }
             // A standby refuses some values of these.
-            SetScope::Local if text.starts_with(b"transaction_") => self.write(Why::Transaction),
-            SetScope::Local => {}
+            SetScope::Local => {
+                const OWN: &[u8] = b"transaction_";
+                let text = name.text(self.sql);
+                if text.get(..OWN.len()).is_some_and(|t| t.eq_ignore_ascii_case(OWN)) {
+                    self.write(Why::Transaction);
+                }
+            }
         }
     }
 

@@ -106,3 +106,21 @@ fn nesting_has_a_limit() {
         (&nested(100_000), "TooDeep leaves unknown ends"),
     ]);
 }
+
+/// Each sign is an operator of its own, and none of them is looked at for each other one.
+#[test]
+fn a_long_run_of_signs_is_read_in_linear_time() {
+    // With a step for every pair, minutes.
+    let sql = format!("SELECT 1{}1", "+".repeat(512 * 1024));
+    assert_eq!(crate::line(&crate::see(&sql)), "read");
+    let mixed = format!("SELECT 1 <{}1", "-+".repeat(128 * 1024));
+    assert_eq!(crate::line(&crate::see(&mixed)), "read");
+    assert_eq!(
+        crate::see("SELECT 1 *+-+ 2").fingerprint,
+        crate::see("SELECT 1 * + - + 2").fingerprint
+    );
+    assert_ne!(
+        crate::see("SELECT 1 @+-+ 2").fingerprint,
+        crate::see("SELECT 1 @ + - + 2").fingerprint
+    );
+}

@@ -9,8 +9,8 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway as Front, Local, Role, TlsSource, Token, Transaction,
-    View, World, Writer,
+    BoxFuture, BoxStream, Fate, Gate, Gateway as Front, Local, Port, Role, TlsSource, Token,
+    Transaction, View, World, Writer,
 };
 use tokio::sync::watch;
 
@@ -99,7 +99,8 @@ fn main() {
     let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let _gateway =
-        Front::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![listener]).unwrap();
+        Front::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![Port::new(listener)])
+            .unwrap();
     loop {
         std::thread::park();
     }

@@ -10,7 +10,7 @@ use quorate_wire::Startup;
 
 use crate::functions::Catalog;
 use crate::limits;
-use crate::login::{Known, Wish};
+use crate::login::{How, Known};
 use crate::metrics::Counters;
 use crate::pool::Pool;
 use crate::server::{Reported, Server};
@@ -80,8 +80,8 @@ pub(crate) struct Account {
     pools: RefCell<BTreeMap<NodeId, Rc<Pool>>>,
     /// What the last new connection reported: what a client is told when it logs in.
     reported: RefCell<Option<Rc<Reported>>>,
-    /// What clients are told who log in with these settings.
-    logins: RefCell<HashMap<Vec<Wish>, Rc<Known>>>,
+    /// What clients are told who log in with these settings, by the port that only reads or not.
+    logins: RefCell<HashMap<How, Rc<Known>>>,
     /// Texts that a standby refused to run, by fingerprint.
     refused: RefCell<HashSet<u64>>,
     functions: RefCell<Rc<Catalog>>,
@@ -185,16 +185,16 @@ impl Account {
     }
 
     /// What clients are told who log in with these settings, when that is known.
-    pub(crate) fn login(&self, wishes: &[Wish]) -> Option<Rc<Known>> {
-        self.logins.borrow().get(wishes).cloned()
+    pub(crate) fn login(&self, how: &How) -> Option<Rc<Known>> {
+        self.logins.borrow().get(how).cloned()
     }
 
-    pub(crate) fn remember_login(&self, wishes: Vec<Wish>, known: Rc<Known>) {
+    pub(crate) fn remember_login(&self, how: How, known: Rc<Known>) {
         let mut logins = self.logins.borrow_mut();
         if logins.len() >= limits::LOGINS_KNOWN_MAX {
             logins.clear();
         }
-        logins.insert(wishes, known);
+        logins.insert(how, known);
     }
 
     /// Whether a standby refused this text.

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use quorate_core::gateway::{Consistency, ReadFrom};
@@ -178,6 +179,8 @@ pub(crate) struct Client {
     pub(crate) block: Block,
     pub(crate) token: Option<Token>,
     pub(crate) asked: Asked,
+    /// It came in by the port that only reads: where writes are taken.
+    pub(crate) writes_at: Option<Arc<str>>,
     /// `standard_conforming_strings`.
     pub(crate) standard_strings: bool,
     /// The encoding is one whose bytes a lexer can tell apart.
@@ -229,6 +232,7 @@ impl Client {
                 max_staleness_ms: 0,
                 sticky: None,
             },
+            writes_at: None,
             standard_strings: true,
             lexable: true,
             skipping: None,

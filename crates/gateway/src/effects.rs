@@ -25,7 +25,8 @@ impl Relay<'_> {
         if self.server.part == Part::Replica {
             block.story.add(script, sql);
         }
-        if script.access == Access::Write && !script.ends && !control {
+        let writes = script.access == Access::Write && self.client.writes_at.is_none();
+        if writes && !script.ends && !control {
             block.wrote = true;
             block.unasked |= script.statements != 1 || takes_snapshot(script.first);
         }

@@ -35,6 +35,8 @@ pub(crate) struct Hello {
     pub(crate) client_cn: Option<String>,
     pub(crate) encrypted: bool,
     pub(crate) address: SocketAddr,
+    /// It came in by the port that only reads: where writes are taken.
+    pub(crate) writes_at: Option<Arc<str>>,
 }
 
 /// Somebody who may come in.
@@ -48,7 +50,7 @@ pub(crate) async fn enter(
     worker: &Rc<Worker>,
     shared: &Arc<Shared>,
     tcp: TcpStream,
-    address: SocketAddr,
+    (address, writes_at): (SocketAddr, Option<Arc<str>>),
 ) -> Result<Option<Visitor>, Error> {
     tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
     let doing = "waiting for a client to log in";
@@ -56,6 +58,7 @@ pub(crate) async fn enter(
     let Some(mut hello) = greeting.await.map_err(|_| Error::TimedOut { doing })?? else {
         return Ok(None);
     };
+    hello.writes_at = writes_at;
     let startup = match std::mem::replace(&mut hello.first, FirstPacket::Ssl) {
         FirstPacket::Startup(startup) => startup,
         FirstPacket::Cancel(key) => {
@@ -182,7 +185,15 @@ async fn greet(
             }
             first => {
                 end.stash.advance(used);
-                return Ok(Some(Hello { end, first, tls: shown, client_cn, encrypted, address }));
+                return Ok(Some(Hello {
+                    end,
+                    first,
+                    tls: shown,
+                    client_cn,
+                    encrypted,
+                    address,
+                    writes_at: None,
+                }));
             }
         }
     }
@@ -250,7 +261,7 @@ async fn admit(
         }
     }
     let account = worker.account(&database, &user);
-    let known = login::known(worker, &account, startup).await?;
+    let known = login::known(worker, &account, startup, hello.writes_at.is_some()).await?;
     count(&account.counters.logins);
     Ok(Some((account, known)))
 }
@@ -326,7 +337,9 @@ async fn welcome(
         return Ok(Visitor::Console(Box::new((hello.end, handle))));
     }
     let settings: Rc<Settings> = Rc::clone(&known.settings);
-    Ok(Visitor::Client(Box::new(Client::new(hello.end, account, handle, settings))))
+    let mut client = Client::new(hello.end, account, handle, settings);
+    client.writes_at = hello.writes_at;
+    Ok(Visitor::Client(Box::new(client)))
 }
 
 /// Protocol versions that a cancel key's length depends on.

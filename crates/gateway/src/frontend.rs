@@ -70,6 +70,25 @@ impl Shared {
     }
 }
 
+/// An address where clients come in.
+pub struct Port {
+    /// Where it listens; need not be without waiting.
+    pub listener: std::net::TcpListener,
+    /// Set for a port that only reads: where writes are taken, for those who try.
+    pub writes_at: Option<Arc<str>>,
+}
+
+impl Port {
+    /// A port for everything.
+    pub fn new(listener: std::net::TcpListener) -> Self {
+        Self { listener, writes_at: None }
+    }
+
+    fn shared(&self) -> std::io::Result<Self> {
+        Ok(Self { listener: self.listener.try_clone()?, writes_at: self.writes_at.clone() })
+    }
+}
+
 /// A running gateway. Dropping it ends every client.
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -78,14 +97,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts threads that accept clients. `nowait` listeners are shared by them.
+    /// Starts threads that accept clients, and share the ports.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(
         world: Arc<dyn World>,
         tls: Arc<TlsSource>,
-        listeners: Vec<std::net::TcpListener>,
+        ports: Vec<Port>,
     ) -> Result<Self, Error> {
         let random = ring::rand::SystemRandom::new();
         let decoy = world.secret();
@@ -101,7 +120,7 @@ impl Gateway {
         let (stop, stopped) = watch::channel(false);
         let mut gateway = Self { shared, stop, threads: Vec::new() };
         for index in 0..u32::from(workers) {
-            gateway.spawn(index, &listeners, stopped.clone())?;
+            gateway.spawn(index, &ports, stopped.clone())?;
         }
         Ok(gateway)
     }
@@ -109,12 +128,12 @@ impl Gateway {
     fn spawn(
         &mut self,
         index: u32,
-        listeners: &[std::net::TcpListener],
+        ports: &[Port],
         stopped: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         const DOING: &str = "starting a thread of the gateway";
-        let listeners: std::io::Result<Vec<_>> = listeners.iter().map(|l| l.try_clone()).collect();
-        let listeners = listeners.map_err(Error::io(DOING))?;
+        let ports: std::io::Result<Vec<_>> = ports.iter().map(Port::shared).collect();
+        let ports = ports.map_err(Error::io(DOING))?;
         let (orders, inbox) = mpsc::unbounded_channel();
         self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
         let shared = Arc::clone(&self.shared);
@@ -127,7 +146,7 @@ impl Gateway {
             .name(format!("gateway-{index}"))
             .spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, run(shared, index, listeners, inbox, stopped));
+                local.block_on(&runtime, run(shared, index, ports, inbox, stopped));
             })
             .map_err(Error::io(DOING))?;
         self.threads.push(thread);
@@ -161,7 +180,7 @@ impl Drop for Gateway {
 async fn run(
     shared: Arc<Shared>,
     index: u32,
-    listeners: Vec<std::net::TcpListener>,
+    ports: Vec<Port>,
     inbox: mpsc::UnboundedReceiver<Order>,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -169,11 +188,12 @@ async fn run(
     tokio::task::spawn_local(Rc::clone(&worker).watch());
     tokio::task::spawn_local(Rc::clone(&worker).tick());
     tokio::task::spawn_local(obey(Rc::clone(&worker), inbox));
-    for listener in listeners {
+    for Port { listener, writes_at } in ports {
         let set = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
         match set {
             Ok(listener) => {
-                let accepting = accept(Rc::clone(&worker), Arc::clone(&shared), listener);
+                let accepting =
+                    accept(Rc::clone(&worker), Arc::clone(&shared), listener, writes_at);
                 tokio::task::spawn_local(accepting);
             }
             Err(error) => tracing::error!(%error, "cannot listen"),
@@ -193,11 +213,17 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
     }
 }
 
-async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) {
+async fn accept(
+    worker: Rc<Worker>,
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    writes_at: Option<Arc<str>>,
+) {
     loop {
         match listener.accept().await {
             Ok((tcp, address)) => {
-                let client = client(Rc::clone(&worker), Arc::clone(&shared), tcp, address);
+                let from = (address, writes_at.clone());
+                let client = client(Rc::clone(&worker), Arc::clone(&shared), tcp, from);
                 tokio::task::spawn_local(client);
             }
             Err(error) => {
@@ -209,8 +235,14 @@ async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) 
 }
 
 /// A client from beginning to end. What is needed only at the beginning is not kept.
-async fn client(worker: Rc<Worker>, shared: Arc<Shared>, tcp: TcpStream, address: SocketAddr) {
-    let entered = Box::pin(entry::enter(&worker, &shared, tcp, address)).await;
+async fn client(
+    worker: Rc<Worker>,
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    from: (SocketAddr, Option<Arc<str>>),
+) {
+    let address = from.0;
+    let entered = Box::pin(entry::enter(&worker, &shared, tcp, from)).await;
     let visitor = match entered {
         Ok(Some(visitor)) => visitor,
         Ok(None) => return,

@@ -35,6 +35,7 @@ mod metrics;
 mod opening;
 mod own;
 mod pool;
+mod read_only;
 mod relay;
 pub mod remote;
 mod route;
@@ -53,7 +54,7 @@ mod worker;
 pub mod world;
 
 pub use error::Error;
-pub use frontend::Gateway;
+pub use frontend::{Gateway, Port};
 pub use gate::{Gate, Verdict};
 pub use quorate_wire::Retry;
 pub use sessions::{Ended, Sessions};

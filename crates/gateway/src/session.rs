@@ -22,6 +22,7 @@ use crate::limits;
 use crate::loss::after_loss;
 use crate::metrics::count;
 use crate::own::{directive, show_token, wrong_setting};
+use crate::read_only;
 use crate::relay::{Event, Relay};
 use crate::server::{Gone, Part, Server};
 use crate::settings::Settings;
@@ -254,24 +255,20 @@ pub(crate) async fn settings(
     if !server.asks_xid && matches!(server.part, Part::Writer(_)) && worker.resolves() {
         server.prepare_xid().await?;
     }
-    let Some(sql) = Settings::change(&server.applied, &client.settings) else {
-        server.applied = Rc::clone(&client.settings);
-        return Ok(());
-    };
-    let answer = server.ask(&sql).await?;
-    match answer.failed() {
+    if let Some(sql) = Settings::change(&server.applied, &client.settings)
+        && let Some(why) = server.ask(&sql).await?.failed()
+    {
         // The server is in an unknown state now, and the settings are such as no server takes any
         // more: the client begins anew, and hears of it.
-        Some(why) => {
-            client.settings = Rc::clone(&client.startup);
-            client.read_settings();
-            Err(Unset::Wrong(why))
-        }
-        None => {
-            server.applied = Rc::clone(&client.settings);
-            Ok(())
-        }
+        client.settings = Rc::clone(&client.startup);
+        client.read_settings();
+        return Err(Unset::Wrong(why));
     }
+    server.applied = Rc::clone(&client.settings);
+    if client.writes_at.is_some() && server.part != Part::Replica {
+        read_only::force(server).await?;
+    }
+    Ok(())
 }
 
 /// Why a server cannot be used for a client.
@@ -320,7 +317,8 @@ pub(crate) async fn linked(
     let on_writer = matches!(server.part, Part::Writer(_));
     let alone = client.end.stash.len() == group.len;
     // Without effect, whether it was executed or not.
-    let repeatable = group.access == Access::Read || group.only_begins;
+    let reads_only = client.writes_at.is_some();
+    let repeatable = group.access == Access::Read || group.only_begins || reads_only && !on_writer;
     let guarded = group.whole
         && retries < limits::RETRIES_MAX
         && (!on_writer || alone)
@@ -336,7 +334,8 @@ pub(crate) async fn linked(
     let spec = client.account.spec();
     server.exchange.cap = Cap::of(spec.rows_max, spec.bytes_max);
     // A result is known to be too large only when it is there: nothing is sent behind it.
-    let one_at_a_time = !on_writer || server.exchange.cap.is_some();
+    let one_at_a_time = !on_writer || server.exchange.cap.is_some() || reads_only;
+    server.exchange.writes_at = client.writes_at.clone();
     let mut relay = Relay::new(client, &mut server, worker, guarded, one_at_a_time);
     relay.held_max = if group.many { limits::HELD_MAX } else { limits::HELD_READ_MAX };
     loop {
@@ -351,7 +350,7 @@ pub(crate) async fn linked(
                         account.put(server);
                         return Ok(After::Done);
                     }
-                    Ok(tidy::Next::Keep) if relay.server.part == Part::Replica => {
+                    Ok(tidy::Next::Keep) if !on_writer || reads_only => {
                         drop(server);
                         return Err(End::Told(Box::new(elsewhere::stays(client))));
                     }

@@ -10,7 +10,7 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway as Wanted;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Replica, Role, Sessions, Tls,
+    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Port, Replica, Role, Sessions, Tls,
     TlsSource, Token, Transaction, View, World, Writer,
 };
 use tokio::sync::watch;
@@ -175,6 +175,8 @@ pub(crate) struct Door {
     pub(crate) reads: Arc<Gate>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) address: SocketAddr,
+    /// The port that only reads.
+    pub(crate) read_only: SocketAddr,
 }
 
 /// A server that tests share; it ends with the last of them.
@@ -287,8 +289,23 @@ impl Door {
         let door_view = View { wanted: Arc::new(wanted), ..View::default() };
         *cluster.view.lock().unwrap() = Arc::new(door_view);
         set_writer(&cluster, mode, TERM);
-        let gateway = Gateway::start(world, Arc::new(TlsSource::new(tls)), vec![listener])?;
-        Ok(Door { gateway, server, standby, database, mode, gate, reads, cluster, address })
+        let reading = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let read_only = reading.local_addr()?;
+        let writes_at = Some(address.to_string().into());
+        let ports = vec![Port::new(listener), Port { listener: reading, writes_at }];
+        let gateway = Gateway::start(world, Arc::new(TlsSource::new(tls)), ports)?;
+        Ok(Door {
+            gateway,
+            server,
+            standby,
+            database,
+            mode,
+            gate,
+            reads,
+            cluster,
+            address,
+            read_only,
+        })
     }
 
     /// Changes what the gateway knows.

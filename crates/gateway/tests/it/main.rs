@@ -11,6 +11,7 @@ mod logins;
 mod pins;
 mod prepared;
 mod raw;
+mod read_only;
 mod reads;
 mod relayed;
 mod settings;

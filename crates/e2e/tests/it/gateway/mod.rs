@@ -6,6 +6,7 @@
 
 mod frames;
 mod isolation;
+mod read_only;
 mod reads;
 mod rig;
 mod session;

@@ -49,6 +49,9 @@ impl World for One {
     fn may_cancel(&self, _: i32) -> BoxFuture<'_, bool> {
         Box::pin(async { true })
     }
+    fn may_stream(&self, _: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
     fn fate(&self, _: Transaction) -> BoxFuture<'_, Fate> {
         Box::pin(async { Fate::Unknown })
     }
@@ -95,7 +98,8 @@ fn main() {
         writer: Some(Writer { node, term: Term(1), here: true }),
         ..View::default()
     };
-    let local = Local { socket: socket.into(), gate, reads: Arc::new(Gate::new()), clock };
+    let senders = Arc::new(tokio::sync::Semaphore::new(1));
+    let local = Local { socket: socket.into(), gate, reads: Arc::new(Gate::new()), clock, senders };
     let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let _gateway =

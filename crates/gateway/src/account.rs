@@ -88,6 +88,8 @@ pub(crate) struct Account {
     pub(crate) counters: Counters,
     /// When the functions were read last, by the clock of the worker.
     pub(crate) functions_read: Cell<u64>,
+    /// Replication connections.
+    pub(crate) replicating: Cell<usize>,
     /// Held back by an operator: PAUSE.
     pub(crate) paused: Cell<bool>,
 }
@@ -105,6 +107,7 @@ impl Account {
             functions: RefCell::default(),
             counters: Counters::default(),
             functions_read: Cell::new(0),
+            replicating: Cell::new(0),
             paused: Cell::new(false),
         })
     }

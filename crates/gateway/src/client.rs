@@ -43,6 +43,8 @@ pub(crate) enum Pin {
     Code,
     /// A statement that is too long to be prepared again elsewhere.
     Long,
+    /// It is a replication connection.
+    Replication,
 }
 
 impl Pin {
@@ -59,6 +61,7 @@ impl Pin {
             Pin::Setting => "it made a setting that cannot be followed",
             Pin::Code => "it ran code that may have left something in the session",
             Pin::Long => "it prepared a very long statement",
+            Pin::Replication => "it is a replication connection",
         }
     }
 }
@@ -91,6 +94,7 @@ pub(crate) enum State {
     Idle,
     Waiting,
     Active,
+    Replicating,
 }
 
 /// The server a client is linked to.

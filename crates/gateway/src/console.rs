@@ -355,6 +355,19 @@ fn servers(worker: &Worker) -> Vec<Row> {
             });
         }
     }
+    for h in worker.clients.borrow().values().filter(|h| h.state.get() == State::Replicating) {
+        if let Some(linked) = h.linked.borrow().as_ref() {
+            rows.push(vec![
+                h.account.user.to_string(),
+                h.account.database.to_string(),
+                linked.node.to_string(),
+                "replication".to_owned(),
+                linked.key.pid.to_string(),
+                now.saturating_sub(h.since).to_string(),
+                "0".to_owned(),
+            ]);
+        }
+    }
     rows
 }
 

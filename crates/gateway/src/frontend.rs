@@ -17,7 +17,7 @@ use crate::session::{self, End};
 use crate::tls::TlsSource;
 use crate::worker::Worker;
 use crate::world::World;
-use crate::{Error, cancel, console, limits};
+use crate::{Error, cancel, console, limits, replication};
 
 /// What all threads of a gateway share.
 pub(crate) struct Shared {
@@ -258,6 +258,16 @@ async fn client(
             worker.clients.borrow_mut().remove(&client.handle.id);
             if let End::Told(report) = end {
                 Box::pin(entry::say(&mut client.end, &report)).await;
+            }
+        }
+        Visitor::Replication(visitor) => {
+            let (mut end, handle, packet, key) = *visitor;
+            worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
+            let with = (&packet[..], &key);
+            let said = Box::pin(replication::serve(&worker, &mut end, &handle, with)).await;
+            worker.clients.borrow_mut().remove(&handle.id);
+            if let Some(report) = said {
+                Box::pin(entry::say(&mut end, &report)).await;
             }
         }
         Visitor::Console(console) => {

@@ -110,7 +110,7 @@ fn wrong(body: &[u8]) -> Report {
 }
 
 /// The settings in a first packet, in the order of their names; the last value of each counts.
-fn wishes(startup: &Startup) -> Result<Vec<Wish>, Report> {
+pub(crate) fn wishes(startup: &Startup) -> Result<Vec<Wish>, Report> {
     let mut wishes = std::collections::BTreeMap::new();
     if let Some(options) = startup.get("options") {
         for (name, value) in options_in(options)? {
@@ -181,12 +181,6 @@ pub(crate) fn refusal(startup: &Startup) -> Option<Report> {
                 .hint("Log in as a role of your own; those roles belong to the cluster itself."),
         );
     }
-    if startup.all("replication").any(|value| !is_false(value)) {
-        return Some(
-            Report::fatal("0A000", "replication connections are not served on this port")
-                .hint("Use ordinary connections here."),
-        );
-    }
     None
 }
 
@@ -199,7 +193,7 @@ fn is_reserved(user: &[u8]) -> bool {
 }
 
 /// The spellings of false that PostgreSQL takes for `replication`.
-fn is_false(value: &[u8]) -> bool {
+pub(crate) fn is_false(value: &[u8]) -> bool {
     let is_prefix_of = |word: &str, least: usize| {
         value.len() >= least
             && word.as_bytes().get(..value.len()).is_some_and(|w| w.eq_ignore_ascii_case(value))
@@ -248,16 +242,6 @@ mod tests {
         }
         for user in ["app", "postgres", "quorat", "my_quorate", ""] {
             assert_eq!(code(&[("user", user), ("database", "quorate")]), None, "{user}");
-        }
-    }
-
-    #[test]
-    fn replication_is_refused_however_it_is_spelt() {
-        for value in ["true", "database", "on", "1", "yes", "DATABASE", "", "t", "o"] {
-            assert_eq!(code(&[("user", "app"), ("replication", value)]), Some("0A000"), "{value}");
-        }
-        for value in ["false", "off", "no", "0", "F"] {
-            assert_eq!(code(&[("user", "app"), ("replication", value)]), None, "{value}");
         }
     }
 }

@@ -194,15 +194,16 @@ impl Worker {
 
     /// Remembers a connection that is to be cut when its server changes.
     pub(crate) fn follow(&self, server: &Server) {
+        self.follow_reins(&server.reins, server.part, server.here);
+    }
+
+    /// The same of a connection whose reins these are.
+    pub(crate) fn follow_reins(&self, reins: &Rc<Reins>, part: Part, here: bool) {
         let mut servers = self.servers.borrow_mut();
         if servers.len() >= limits::FOLLOWED_SWEPT {
             servers.retain(|s| s.reins.strong_count() > 0);
         }
-        servers.push(Followed {
-            reins: Rc::downgrade(&server.reins),
-            part: server.part,
-            here: server.here,
-        });
+        servers.push(Followed { reins: Rc::downgrade(reins), part, here });
     }
 
     /// What PostgreSQL knows of a role, as it was a moment ago at the most.

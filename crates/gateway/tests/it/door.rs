@@ -13,7 +13,7 @@ use quorate_gateway::{
     BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Port, Replica, Role, Sessions, Tls,
     TlsSource, Token, Transaction, View, World, Writer,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_postgres::{Client, NoTls};
 
 use crate::raw::Raw;
@@ -134,6 +134,15 @@ impl World for Town {
         Box::pin(async move {
             let sql = format!(
                 "SELECT wait_event IS DISTINCT FROM 'SyncRep' FROM pg_stat_activity WHERE pid = {pid}"
+            );
+            value(&self.cluster.admin, &sql).await.is_ok_and(|v| v == "t")
+        })
+    }
+
+    fn may_stream(&self, pid: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let sql = format!(
+                "SELECT lower(application_name) <> 'quorate' FROM pg_stat_activity WHERE pid = {pid}"
             );
             value(&self.cluster.admin, &sql).await.is_ok_and(|v| v == "t")
         })
@@ -461,7 +470,8 @@ fn set_writer(cluster: &Cluster, mode: Mode, term: Term) {
 }
 
 fn local(socket: PathBuf, gate: Arc<Gate>, reads: Arc<Gate>) -> Local {
-    Local { socket, gate, reads, clock: || NOW }
+    let senders = Arc::new(Semaphore::new(quorate_gateway::limits::REPLICATION_MAX));
+    Local { socket, gate, reads, clock: || NOW, senders }
 }
 
 async fn connect(server: &Server, database: &str) -> Result<Client> {

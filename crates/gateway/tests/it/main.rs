@@ -14,6 +14,7 @@ mod raw;
 mod read_only;
 mod reads;
 mod relayed;
+mod replication;
 mod settings;
 
 #[path = "../../../replication/tests/it/server.rs"]

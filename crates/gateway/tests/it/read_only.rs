@@ -245,8 +245,10 @@ async fn reads_go_on_while_there_is_no_writer(mode: Mode) -> Result<()> {
     assert_eq!(raw.value(WHERE).await?, "on");
     // Without replicas, too, they wait.
     door.change(|view| view.replicas.clear());
+    let moment = std::time::Duration::from_millis(200);
+    tokio::time::sleep(moment).await;
     let (begun, back) = tokio::join!(raw.ask("BEGIN"), async {
-        door.states("waiting", 1).await;
+        tokio::time::sleep(moment).await;
         door.replayed(50).await
     });
     back?;

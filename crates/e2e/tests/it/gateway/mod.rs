@@ -8,6 +8,7 @@ mod frames;
 mod isolation;
 mod read_only;
 mod reads;
+mod replication;
 mod rig;
 mod session;
 mod writes;

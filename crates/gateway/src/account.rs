@@ -11,7 +11,7 @@ use quorate_wire::Startup;
 use crate::functions::Catalog;
 use crate::limits;
 use crate::login::{How, Known};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Times};
 use crate::pool::Pool;
 use crate::server::{Reported, Server};
 
@@ -40,6 +40,10 @@ pub(crate) struct Spec {
     /// The least `synchronous_commit` of a session.
     pub(crate) floor: SynchronousCommit,
     pub(crate) disabled: Option<String>,
+    /// Transactions that take longer are told in the log; 0: none are.
+    pub(crate) slow_ms: u64,
+    /// With the text of their first statement.
+    pub(crate) log_statements: bool,
 }
 
 impl Spec {
@@ -68,6 +72,8 @@ impl Spec {
             bytes_max: pool.bytes_max,
             floor: wanted.synchronous_commit_floor,
             disabled: pool.disabled,
+            slow_ms: wanted.slow_ms,
+            log_statements: wanted.log_statements,
         }
     }
 }
@@ -86,6 +92,7 @@ pub(crate) struct Account {
     refused: RefCell<HashSet<u64>>,
     functions: RefCell<Rc<Catalog>>,
     pub(crate) counters: Counters,
+    pub(crate) times: Times,
     /// When the functions were read last, by the clock of the worker.
     pub(crate) functions_read: Cell<u64>,
     /// Replication connections.
@@ -106,6 +113,7 @@ impl Account {
             refused: RefCell::default(),
             functions: RefCell::default(),
             counters: Counters::default(),
+            times: Times::default(),
             functions_read: Cell::new(0),
             replicating: Cell::new(0),
             paused: Cell::new(false),

@@ -11,7 +11,7 @@ use crate::account::Account;
 use crate::client::Client;
 use crate::group::Group;
 use crate::io::Io;
-use crate::metrics::count;
+use crate::metrics::{Route, count};
 use crate::opening;
 use crate::pool::Had;
 use crate::route::{self, Because, Way};
@@ -105,6 +105,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
             if let Some(counter) = counters.get(because as usize) {
                 count(counter);
             }
+            client.route.set(Route::Writer(because));
             writer(worker, &client.account, &client.settings).await
         }
         Way::Replica { node, incarnation } => {
@@ -112,10 +113,12 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
             match replica(worker, (account, settings), &view, (node, incarnation)).await {
                 Some(server) => {
                     count(&client.account.counters.on_replicas);
+                    client.route.set(Route::Replica);
                     Ok(server)
                 }
                 None => {
                     read_only::allows_writer(client, group)?;
+                    client.route.set(Route::Writer(Because::NoReplica));
                     writer(worker, account, settings).await
                 }
             }

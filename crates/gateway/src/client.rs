@@ -13,11 +13,13 @@ use quorate_wire::sql::Script;
 
 use crate::account::Account;
 use crate::io::End;
+use crate::metrics::Route;
 use crate::route::Asked;
 use crate::server::Reins;
 use crate::settings::Settings;
 use crate::statements::Statement;
 use crate::story::Story;
+use crate::timing::Micros;
 use crate::world::Token;
 
 /// Why a client keeps its server between transactions.
@@ -48,6 +50,38 @@ pub(crate) enum Pin {
 }
 
 impl Pin {
+    /// All of them, for counters.
+    pub(crate) const ALL: [Pin; 11] = [
+        Pin::Session,
+        Pin::Temporary,
+        Pin::Advisory,
+        Pin::Listen,
+        Pin::Cursor,
+        Pin::Prepared,
+        Pin::Library,
+        Pin::Setting,
+        Pin::Code,
+        Pin::Long,
+        Pin::Replication,
+    ];
+
+    /// As a label.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Pin::Session => "session",
+            Pin::Temporary => "temporary_table",
+            Pin::Advisory => "advisory_lock",
+            Pin::Listen => "listen",
+            Pin::Cursor => "cursor",
+            Pin::Prepared => "prepare",
+            Pin::Library => "library",
+            Pin::Setting => "setting",
+            Pin::Code => "code",
+            Pin::Long => "long_statement",
+            Pin::Replication => "replication",
+        }
+    }
+
     /// For people.
     pub(crate) fn words(self) -> &'static str {
         match self {
@@ -183,6 +217,11 @@ pub(crate) struct Client {
     pub(crate) block: Block,
     pub(crate) token: Option<Token>,
     pub(crate) asked: Asked,
+    /// When the transaction under way began, and where it went.
+    pub(crate) began: Option<Micros>,
+    pub(crate) route: Cell<Route>,
+    /// Its text, where it may have to be told.
+    pub(crate) told: Option<Box<[u8]>>,
     /// It came in by the port that only reads: where writes are taken.
     pub(crate) writes_at: Option<Arc<str>>,
     /// `standard_conforming_strings`.
@@ -236,6 +275,9 @@ impl Client {
                 max_staleness_ms: 0,
                 sticky: None,
             },
+            began: None,
+            route: Cell::new(Route::Replica),
+            told: None,
             writes_at: None,
             standard_strings: true,
             lexable: true,

@@ -10,7 +10,9 @@ use crate::aftermath::{self, After};
 use crate::client::{Block, Client, Lost, Pin};
 use crate::group::Group;
 use crate::limits;
+use crate::metrics::Route;
 use crate::read_only;
+use crate::route::Because;
 use crate::server::{Gone, Server};
 use crate::session::{CUT, End, Unset, link, linked, settings};
 use crate::story::Story;
@@ -48,6 +50,7 @@ pub(crate) async fn goes_on(
             return Ok(After::Done);
         }
     };
+    client.route.set(Route::Writer(Because::Writes));
     link(client, &server);
     let group = Group { access: Access::Write, whole: false, ..Group::nothing() };
     let after = Box::pin(linked(worker, client, server, &group, limits::RETRIES_MAX)).await?;

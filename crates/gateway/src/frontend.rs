@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::entry::{self, Visitor};
+use crate::metrics::{self, AccountMetrics, Metrics};
 use crate::session::{self, End};
 use crate::tls::TlsSource;
 use crate::worker::Worker;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
 pub(crate) enum Order {
     Cancel(CancelKey),
     Console(console::Ask),
+    Metrics(mpsc::UnboundedSender<Vec<AccountMetrics>>),
 }
 
 impl Shared {
@@ -59,6 +61,27 @@ impl Shared {
         let thread = (key.pid as u32) >> limits::CLIENT_ID_BITS;
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         orders.get(thread as usize).is_some_and(|o| o.send(Order::Cancel(key.clone())).is_ok())
+    }
+
+    /// What all threads have counted; of those that answer in time.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let (answers, mut inbox) = mpsc::unbounded_channel();
+        {
+            let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+            for order in orders.iter() {
+                let _ = order.send(Order::Metrics(answers.clone()));
+            }
+        }
+        drop(answers);
+        let clients = self.clients.load(Ordering::Relaxed);
+        let mut metrics = Metrics { clients, ..Metrics::default() };
+        let collected = async {
+            while let Some(thread) = inbox.recv().await {
+                metrics.add(thread);
+            }
+        };
+        let _ = tokio::time::timeout(limits::OPEN_WAIT, collected).await;
+        metrics
     }
 
     /// Asks every thread.
@@ -161,6 +184,11 @@ impl Gateway {
         })
     }
 
+    /// What it has counted and measured since it started. Asks every thread; costs clients nothing.
+    pub async fn metrics(&self) -> Metrics {
+        self.shared.metrics().await
+    }
+
     /// Clients that are connected.
     pub fn clients(&self) -> usize {
         self.shared.clients.load(Ordering::Relaxed)
@@ -209,6 +237,7 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
                 tokio::task::spawn_local(cancel::here(Rc::clone(&worker), key));
             }
             Order::Console(ask) => ask.answer(&worker),
+            Order::Metrics(answers) => drop(answers.send(metrics::of(&worker))),
         }
     }
 }

@@ -72,6 +72,9 @@ pub const REPLICATION_ACCOUNT_MAX: usize = 6;
 /// server's `wal_sender_timeout` of 10 s.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
+/// Bytes of a slow statement that are told in the log.
+pub const TOLD_MAX: usize = 1024;
+
 /// Dead entries among shared statements before they are cleared away.
 pub const STATEMENTS_SWEPT: usize = 1_000;
 

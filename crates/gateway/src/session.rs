@@ -27,6 +27,7 @@ use crate::relay::{Event, Relay};
 use crate::server::{Gone, Part, Server};
 use crate::settings::Settings;
 use crate::tidy;
+use crate::timing;
 use crate::worker::Worker;
 
 /// How a session ended.
@@ -172,6 +173,7 @@ async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) ->
     if let Some(asked) = directed {
         client.asked = asked;
     }
+    timing::begins(client, worker.micros());
     let mut group = *group;
     let mut retries = 0;
     let result = loop {
@@ -343,6 +345,8 @@ pub(crate) async fn linked(
         match event {
             Event::Quiet => {
                 count(&relay.client.account.counters.transactions);
+                let last = relay.stamp.unwrap_or_else(|| worker.micros());
+                timing::ends(relay.client, relay.server, relay.first.take(), last);
                 match tidy::tidy(worker, relay.client, relay.server).await {
                     Ok(tidy::Next::Release) => {
                         let account = Rc::clone(&client.account);

@@ -106,6 +106,11 @@ impl Worker {
         self.view.borrow().made.0.elapsed().as_millis() as u64 + 1
     }
 
+    /// Microseconds since the thread began.
+    pub(crate) fn micros(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
     /// Milliseconds since the thread began.
     pub(crate) fn now(&self) -> u64 {
         self.started.elapsed().as_millis() as u64

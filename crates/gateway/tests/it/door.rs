@@ -10,8 +10,8 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway as Wanted;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Port, Replica, Role, Sessions, Tls,
-    TlsSource, Token, Transaction, View, World, Writer,
+    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Metrics, Port, Replica, Role, Sessions,
+    Tls, TlsSource, Token, Transaction, View, World, Writer,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_postgres::{Client, NoTls};
@@ -444,6 +444,11 @@ impl Door {
             (there == n).then_some(())
         })
         .await;
+    }
+
+    /// What the gateway has counted.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        self.gateway.metrics().await
     }
 
     /// Clients that are connected.

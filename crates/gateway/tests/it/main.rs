@@ -8,6 +8,7 @@ mod door;
 mod faults;
 mod governed;
 mod logins;
+mod metrics;
 mod pins;
 mod prepared;
 mod raw;

@@ -11,4 +11,5 @@ mod reads;
 mod replication;
 mod rig;
 mod session;
+mod slow;
 mod writes;

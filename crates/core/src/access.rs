@@ -78,6 +78,9 @@ pub enum Action {
 pub struct Asking<'a> {
     /// Database asked for; PostgreSQL takes the role's name when the client names none.
     pub database: &'a str,
+    /// Whether a physical replication connection is asked for: to all databases, and to none. Only
+    /// rules match it that name the database `replication` in full.
+    pub physical: bool,
     /// Role asked for.
     pub role: &'a str,
     /// Where the client is; a loopback address for a Unix socket.
@@ -134,6 +137,9 @@ pub struct AccessRules {
     rules: Vec<(AccessRule, Vec<Address>)>,
     tls: Tls,
 }
+
+/// What rules call the database of physical replication, as in `pg_hba.conf`.
+const REPLICATION: &str = "replication";
 
 const HINT_NO_RULE: &str =
     "Add a [[gateway.access]] rule to the cluster document that matches it (quorate config edit).";
@@ -220,6 +226,9 @@ impl fmt::Display for Asking<'_> {
         let (role, database) = (self.role.escape_debug(), self.database.escape_debug());
         let address = self.address.to_canonical();
         let tls = if self.tls.is_some() { "SSL encryption" } else { "no encryption" };
+        if self.physical {
+            write!(f, "replication connection from ")?;
+        }
         write!(f, "host \"{address}\", user \"{role}\", database \"{database}\", {tls}")
     }
 }
@@ -237,7 +246,11 @@ fn matches((rule, addresses): &(AccessRule, Vec<Address>), asking: &Asking<'_>) 
         TlsNeed::Required => asking.tls.is_some(),
         TlsNeed::Certificate => asking.has_certificate(),
     };
-    tls && patterns_match(&rule.database, asking.database)
+    let database = match asking.physical {
+        true => rule.database.iter().any(|name| name == REPLICATION),
+        false => patterns_match(&rule.database, asking.database),
+    };
+    tls && database
         && patterns_match(&rule.role, asking.role)
         && addresses.iter().any(|address| address.contains(asking.address))
 }

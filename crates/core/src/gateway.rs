@@ -140,6 +140,12 @@ pub struct Gateway {
     /// [`Document::synchronous_commit_floor`](crate::document::Document::synchronous_commit_floor)
     /// for what it is when `level` is less. Changes live.
     pub synchronous_commit_floor: SynchronousCommit,
+    /// Milliseconds that a transaction, or a statement outside of one, may take before a line in the
+    /// log tells of it. Default 0: never; up to a day. Changes live.
+    pub slow_ms: u64,
+    /// Whether that line has the text of the first statement, with whatever is in it. Default off.
+    /// Changes live.
+    pub log_statements: bool,
     /// Threads of each gateway, 1 to 64. Default 1: more help only when that one is busy all the
     /// time. Taken at the next start of the node.
     pub workers: u8,
@@ -170,6 +176,8 @@ impl Default for Gateway {
             held_max: 10_000,
             resolve_commits: true,
             synchronous_commit_floor: SynchronousCommit::default(),
+            slow_ms: 0,
+            log_statements: false,
             workers: 1,
             clients_max: 10_000,
             pool: PoolSpec::default(),
@@ -193,6 +201,7 @@ impl Gateway {
             ("max_lag_ms", self.max_lag_ms, 1, DAY_MS),
             ("hold_ms", self.hold_ms, 0, TEN_MINUTES_MS),
             ("held_max", self.held_max.into(), 0, CLIENTS_TOP),
+            ("slow_ms", self.slow_ms, 0, DAY_MS),
             ("workers", self.workers.into(), 1, 64),
             ("clients_max", self.clients_max.into(), 1, CLIENTS_TOP),
         ];

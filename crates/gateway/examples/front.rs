@@ -9,8 +9,8 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway as Front, Local, Role, TlsSource, Token, Transaction,
-    View, World, Writer,
+    BoxFuture, BoxStream, Fate, Gate, Gateway as Front, Local, Port, Role, TlsSource, Token,
+    Transaction, View, World, Writer,
 };
 use tokio::sync::watch;
 
@@ -47,6 +47,9 @@ impl World for One {
         Box::pin(async { true })
     }
     fn may_cancel(&self, _: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+    fn may_stream(&self, _: i32) -> BoxFuture<'_, bool> {
         Box::pin(async { true })
     }
     fn fate(&self, _: Transaction) -> BoxFuture<'_, Fate> {
@@ -95,11 +98,13 @@ fn main() {
         writer: Some(Writer { node, term: Term(1), here: true }),
         ..View::default()
     };
-    let local = Local { socket: socket.into(), gate, reads: Arc::new(Gate::new()), clock };
+    let senders = Arc::new(tokio::sync::Semaphore::new(1));
+    let local = Local { socket: socket.into(), gate, reads: Arc::new(Gate::new()), clock, senders };
     let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let _gateway =
-        Front::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![listener]).unwrap();
+        Front::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![Port::new(listener)])
+            .unwrap();
     loop {
         std::thread::park();
     }

@@ -10,8 +10,8 @@ use quorate_wire::Startup;
 
 use crate::functions::Catalog;
 use crate::limits;
-use crate::login::{Known, Wish};
-use crate::metrics::Counters;
+use crate::login::{How, Known};
+use crate::metrics::{Counters, Times};
 use crate::pool::Pool;
 use crate::server::{Reported, Server};
 
@@ -40,6 +40,10 @@ pub(crate) struct Spec {
     /// The least `synchronous_commit` of a session.
     pub(crate) floor: SynchronousCommit,
     pub(crate) disabled: Option<String>,
+    /// Transactions that take longer are told in the log; 0: none are.
+    pub(crate) slow_ms: u64,
+    /// With the text of their first statement.
+    pub(crate) log_statements: bool,
 }
 
 impl Spec {
@@ -68,6 +72,8 @@ impl Spec {
             bytes_max: pool.bytes_max,
             floor: wanted.synchronous_commit_floor,
             disabled: pool.disabled,
+            slow_ms: wanted.slow_ms,
+            log_statements: wanted.log_statements,
         }
     }
 }
@@ -80,14 +86,17 @@ pub(crate) struct Account {
     pools: RefCell<BTreeMap<NodeId, Rc<Pool>>>,
     /// What the last new connection reported: what a client is told when it logs in.
     reported: RefCell<Option<Rc<Reported>>>,
-    /// What clients are told who log in with these settings.
-    logins: RefCell<HashMap<Vec<Wish>, Rc<Known>>>,
+    /// What clients are told who log in with these settings, by the port that only reads or not.
+    logins: RefCell<HashMap<How, Rc<Known>>>,
     /// Texts that a standby refused to run, by fingerprint.
     refused: RefCell<HashSet<u64>>,
     functions: RefCell<Rc<Catalog>>,
     pub(crate) counters: Counters,
+    pub(crate) times: Times,
     /// When the functions were read last, by the clock of the worker.
     pub(crate) functions_read: Cell<u64>,
+    /// Replication connections.
+    pub(crate) replicating: Cell<usize>,
     /// Held back by an operator: PAUSE.
     pub(crate) paused: Cell<bool>,
 }
@@ -104,7 +113,9 @@ impl Account {
             refused: RefCell::default(),
             functions: RefCell::default(),
             counters: Counters::default(),
+            times: Times::default(),
             functions_read: Cell::new(0),
+            replicating: Cell::new(0),
             paused: Cell::new(false),
         })
     }
@@ -185,16 +196,16 @@ impl Account {
     }
 
     /// What clients are told who log in with these settings, when that is known.
-    pub(crate) fn login(&self, wishes: &[Wish]) -> Option<Rc<Known>> {
-        self.logins.borrow().get(wishes).cloned()
+    pub(crate) fn login(&self, how: &How) -> Option<Rc<Known>> {
+        self.logins.borrow().get(how).cloned()
     }
 
-    pub(crate) fn remember_login(&self, wishes: Vec<Wish>, known: Rc<Known>) {
+    pub(crate) fn remember_login(&self, how: How, known: Rc<Known>) {
         let mut logins = self.logins.borrow_mut();
         if logins.len() >= limits::LOGINS_KNOWN_MAX {
             logins.clear();
         }
-        logins.insert(wishes, known);
+        logins.insert(how, known);
     }
 
     /// Whether a standby refused this text.

@@ -11,7 +11,7 @@ use crate::account::Account;
 use crate::client::Client;
 use crate::group::Group;
 use crate::io::Io;
-use crate::metrics::count;
+use crate::metrics::{Route, count};
 use crate::opening;
 use crate::pool::Had;
 use crate::route::{self, Because, Way};
@@ -19,7 +19,7 @@ use crate::server::{Fence, Gone, Part, Server};
 use crate::settings::Settings;
 use crate::worker::Worker;
 use crate::world::{Token, View, Writer};
-use crate::{floor, functions, limits};
+use crate::{floor, functions, limits, read_only};
 
 /// A server, or what the client is told.
 pub(crate) type Acquired = Result<Box<Server>, Box<Report>>;
@@ -31,19 +31,21 @@ pub(crate) fn way(
     worker: &Worker,
     group: &Group,
 ) -> Result<Way, Box<Report>> {
-    if group.access == Access::Write {
-        return Ok(Way::Writer(Because::Writes));
-    }
-    // A client that is going to keep its server begins on the writer.
-    let keeps = client.is_pinned() || client.account.spec().mode == PoolMode::Session;
-    if !view.wanted.split || keeps {
-        return Ok(Way::Writer(Because::Asked));
-    }
     if client.serializable {
         return Ok(Way::Writer(Because::Serializable));
     }
-    if client.account.was_refused(group.fingerprint) {
-        return Ok(Way::Writer(Because::Refused));
+    if client.writes_at.is_none() {
+        if group.access == Access::Write {
+            return Ok(Way::Writer(Because::Writes));
+        }
+        // A client that is going to keep its server begins on the writer.
+        let keeps = client.is_pinned() || client.account.spec().mode == PoolMode::Session;
+        if !view.wanted.split || keeps {
+            return Ok(Way::Writer(Because::Asked));
+        }
+        if client.account.was_refused(group.fingerprint) {
+            return Ok(Way::Writer(Because::Refused));
+        }
     }
     let token = match client.token.map(|token| present(token, view)) {
         None => None,
@@ -92,22 +94,36 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 .hint("Ask the operator of the cluster (gateway.pools, disabled)."),
         ));
     }
-    let view = worker.view();
+    if let Some(writes_at) = client.writes_at.as_ref().filter(|_| group.stays) {
+        return Err(Box::new(read_only::keeps_nothing(writes_at)));
+    }
+    let mut view = worker.view();
+    if read_only::needs_replica(client, group) && view.replicas.is_empty() {
+        view = read_only::some_replica(worker).await?;
+    }
     match way(client, &view, worker, group)? {
         Way::Writer(because) => {
+            read_only::allows_writer(client, group)?;
             let counters = &client.account.counters.to_writer;
             if let Some(counter) = counters.get(because as usize) {
                 count(counter);
             }
+            client.route.set(Route::Writer(because));
             writer(worker, &client.account, &client.settings).await
         }
         Way::Replica { node, incarnation } => {
-            match replica(worker, client, &view, node, incarnation).await {
+            let (account, settings) = (&client.account, &client.settings);
+            match replica(worker, (account, settings), &view, (node, incarnation)).await {
                 Some(server) => {
                     count(&client.account.counters.on_replicas);
+                    client.route.set(Route::Replica);
                     Ok(server)
                 }
-                None => writer(worker, &client.account, &client.settings).await,
+                None => {
+                    read_only::allows_writer(client, group)?;
+                    client.route.set(Route::Writer(Because::NoReplica));
+                    writer(worker, account, settings).await
+                }
             }
         }
         Way::Nobody => Err(Box::new(
@@ -400,27 +416,40 @@ pub(crate) async fn learn_functions(
     Ok(())
 }
 
+/// A connection to any replica; `None` when there is none now.
+pub(crate) async fn any_replica(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+) -> Option<Box<Server>> {
+    let view = worker.view();
+    for r in &view.replicas {
+        let which = (r.node, r.incarnation);
+        if let Some(server) = replica(worker, (account, settings), &view, which).await {
+            return Some(server);
+        }
+    }
+    None
+}
+
 /// A connection to a replica that can prove what was asked of it; `None` when there is none now.
 async fn replica(
     worker: &Rc<Worker>,
-    client: &Client,
+    (account, settings): (&Rc<Account>, &Rc<Settings>),
     view: &View,
-    node: quorate_core::NodeId,
-    incarnation: u64,
+    (node, incarnation): (quorate_core::NodeId, u64),
 ) -> Option<Box<Server>> {
     let here = view.replicas.iter().find(|r| r.node == node)?.here;
-    let pool = client.account.pool(node);
-    let spec = client.account.spec();
+    let pool = account.pool(node);
+    let spec = account.spec();
     let wait = || (|| worker.now(), spec.wait_ms);
     loop {
-        match pool.take(Part::Replica, &client.settings, spec.waiting_max, wait()).await {
+        match pool.take(Part::Replica, settings, spec.waiting_max, wait()).await {
             // What is known was said of another start of that server.
             Had::Server(server) if server.incarnation != incarnation => drop(server),
             Had::Server(server) => return Some(server),
             Had::Place(place) => {
-                let mut server = match open(worker, &client.account, (node, here), Part::Replica)
-                    .await
-                {
+                let mut server = match open(worker, account, (node, here), Part::Replica).await {
                     Ok(server) => server,
                     Err(gone) => {
                         tracing::debug!(%node, "no connection to a replica: {}", gone.sentence());

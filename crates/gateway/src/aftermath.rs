@@ -35,6 +35,12 @@ pub(crate) enum After {
 /// What an error means that nobody has seen yet: `None` when the client is to see it.
 pub(crate) fn refused(relay: &mut Relay<'_>, code: [u8; 5], group: &Group) -> Option<After> {
     let account = &relay.client.account;
+    if relay.server.part == Part::Replica && relay.client.writes_at.is_some() {
+        // A conflict with replay, or a shutdown: another attempt finds what serves. Anything else
+        // no other server would do either.
+        let passes = &code != b"40001" && !code.starts_with(b"57P");
+        return if passes { None } else { Some(After::Again) };
+    }
     if relay.server.part == Part::Replica {
         return match &code {
             // It writes, whatever it looked like.
@@ -160,6 +166,7 @@ async fn became(
         }
         (true, Some(Ending::Other)) => Became::Unknown,
         (false, _) if group.access == Access::Read && !block.wrote => Became::Undone,
+        (false, _) if client.writes_at.is_some() => Became::Undone,
         (false, _) => Became::Unknown,
     }
 }

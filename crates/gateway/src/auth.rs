@@ -28,10 +28,11 @@ pub(crate) async fn authenticate(
     shared: &Arc<Shared>,
     hello: &mut Hello,
     user: &str,
-    database: &str,
+    (database, physical): (&str, bool),
 ) -> Result<(), Refused> {
     let asking = Asking {
         database,
+        physical,
         role: user,
         address: hello.address.ip(),
         tls: hello.encrypted.then_some(TlsFacts { client_cn: hello.client_cn.as_deref() }),

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use foldhash::{HashMap, HashMapExt};
@@ -12,11 +13,13 @@ use quorate_wire::sql::Script;
 
 use crate::account::Account;
 use crate::io::End;
+use crate::metrics::Route;
 use crate::route::Asked;
 use crate::server::Reins;
 use crate::settings::Settings;
 use crate::statements::Statement;
 use crate::story::Story;
+use crate::timing::Micros;
 use crate::world::Token;
 
 /// Why a client keeps its server between transactions.
@@ -42,9 +45,43 @@ pub(crate) enum Pin {
     Code,
     /// A statement that is too long to be prepared again elsewhere.
     Long,
+    /// It is a replication connection.
+    Replication,
 }
 
 impl Pin {
+    /// All of them, for counters.
+    pub(crate) const ALL: [Pin; 11] = [
+        Pin::Session,
+        Pin::Temporary,
+        Pin::Advisory,
+        Pin::Listen,
+        Pin::Cursor,
+        Pin::Prepared,
+        Pin::Library,
+        Pin::Setting,
+        Pin::Code,
+        Pin::Long,
+        Pin::Replication,
+    ];
+
+    /// As a label.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Pin::Session => "session",
+            Pin::Temporary => "temporary_table",
+            Pin::Advisory => "advisory_lock",
+            Pin::Listen => "listen",
+            Pin::Cursor => "cursor",
+            Pin::Prepared => "prepare",
+            Pin::Library => "library",
+            Pin::Setting => "setting",
+            Pin::Code => "code",
+            Pin::Long => "long_statement",
+            Pin::Replication => "replication",
+        }
+    }
+
     /// For people.
     pub(crate) fn words(self) -> &'static str {
         match self {
@@ -58,6 +95,7 @@ impl Pin {
             Pin::Setting => "it made a setting that cannot be followed",
             Pin::Code => "it ran code that may have left something in the session",
             Pin::Long => "it prepared a very long statement",
+            Pin::Replication => "it is a replication connection",
         }
     }
 }
@@ -90,6 +128,7 @@ pub(crate) enum State {
     Idle,
     Waiting,
     Active,
+    Replicating,
 }
 
 /// The server a client is linked to.
@@ -182,6 +221,13 @@ pub(crate) struct Client {
     pub(crate) block: Block,
     pub(crate) token: Option<Token>,
     pub(crate) asked: Asked,
+    /// When the transaction under way began, and where it went.
+    pub(crate) began: Option<Micros>,
+    pub(crate) route: Cell<Route>,
+    /// Its text, where it may have to be told.
+    pub(crate) told: Option<Box<[u8]>>,
+    /// It came in by the port that only reads: where writes are taken.
+    pub(crate) writes_at: Option<Arc<str>>,
     /// `standard_conforming_strings`.
     pub(crate) standard_strings: bool,
     /// The encoding is one whose bytes a lexer can tell apart.
@@ -235,6 +281,10 @@ impl Client {
                 max_staleness_ms: 0,
                 sticky: None,
             },
+            began: None,
+            route: Cell::new(Route::Replica),
+            told: None,
+            writes_at: None,
             standard_strings: true,
             lexable: true,
             serializable: false,

@@ -40,6 +40,8 @@ enum What {
     Clients,
     Servers,
     Stats,
+    Counters,
+    Latency,
     Databases,
     Config,
     Version,
@@ -133,6 +135,15 @@ async fn answer(shared: &Arc<Shared>, end: &mut End, statement: &str) -> Result<
     if matches!(what, What::Version | What::Config | What::Help) {
         rows.dedup();
     }
+    match what {
+        What::Counters => {
+            rows.extend(shared.metrics().await.accounts.iter().flat_map(|a| a.counter_rows()));
+        }
+        What::Latency => {
+            rows.extend(shared.metrics().await.accounts.iter().flat_map(|a| a.latency_rows()));
+        }
+        _ => {}
+    }
     if let What::Kill(id) = &what
         && rows.is_empty()
     {
@@ -185,6 +196,8 @@ fn parse(statement: &str) -> Result<What, Report> {
         ["show", "clients"] => What::Clients,
         ["show", "servers"] => What::Servers,
         ["show", "stats" | "stats_totals" | "totals"] => What::Stats,
+        ["show", "counters"] => What::Counters,
+        ["show", "latency"] => What::Latency,
         ["show", "databases"] => What::Databases,
         ["show", "config"] => What::Config,
         ["show", "version"] => What::Version,
@@ -245,6 +258,10 @@ fn columns(what: &What) -> &'static [&'static str] {
             "logins",
             "to_writer",
         ],
+        What::Counters => &["database", "user", "counter", "value"],
+        What::Latency => {
+            &["database", "user", "route", "what", "count", "p50_ms", "p95_ms", "p99_ms", "max_ms"]
+        }
         What::Databases => &["name", "user", "pool_size", "pool_mode", "paused", "disabled"],
         What::Config => &["key", "value"],
         What::Version => &["version"],
@@ -269,7 +286,8 @@ impl Ask {
             What::Help => HELP.iter().map(|line| vec![(*line).to_owned()]).collect(),
             What::Pause(name) => paused(worker, name.as_deref(), true),
             What::Resume(name) => paused(worker, name.as_deref(), false),
-            What::Reload => Vec::new(),
+            // All threads have to answer these together.
+            What::Counters | What::Latency | What::Reload => Vec::new(),
             What::Reconnect(name) => reconnect(worker, name.as_deref()),
             What::Kill(id) => kill(worker, id),
         };
@@ -278,7 +296,7 @@ impl Ask {
 }
 
 const HELP: &[&str] = &[
-    "SHOW POOLS | CLIENTS | SERVERS | STATS | DATABASES | CONFIG | LISTS | VERSION | HELP",
+    "SHOW POOLS | CLIENTS | SERVERS | STATS | COUNTERS | LATENCY | DATABASES | CONFIG | LISTS | VERSION | HELP",
     "PAUSE [database]",
     "RESUME [database]",
     "RECONNECT [database]",
@@ -353,6 +371,19 @@ fn servers(worker: &Worker) -> Vec<Row> {
                     s.prepared.len().to_string(),
                 ]);
             });
+        }
+    }
+    for h in worker.clients.borrow().values().filter(|h| h.state.get() == State::Replicating) {
+        if let Some(linked) = h.linked.borrow().as_ref() {
+            rows.push(vec![
+                h.account.user.to_string(),
+                h.account.database.to_string(),
+                linked.node.to_string(),
+                "replication".to_owned(),
+                linked.key.pid.to_string(),
+                now.saturating_sub(h.since).to_string(),
+                "0".to_owned(),
+            ]);
         }
     }
     rows

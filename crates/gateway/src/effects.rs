@@ -33,7 +33,8 @@ impl Relay<'_> {
         if self.server.part == Part::Replica {
             block.story.add(script, sql);
         }
-        if script.access == Access::Write && !control {
+        let may_write = self.client.writes_at.is_none();
+        if script.access == Access::Write && may_write && !control {
             block.wrote = true;
             block.unasked |= script.statements != 1 || takes_snapshot(script.first);
             block.defined |= matches!(script.first, Verb::Ddl) || script.statements > 1;

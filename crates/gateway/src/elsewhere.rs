@@ -10,6 +10,9 @@ use crate::aftermath::{self, After};
 use crate::client::{Block, Client, Lost, Pin};
 use crate::group::Group;
 use crate::limits;
+use crate::metrics::Route;
+use crate::read_only;
+use crate::route::Because;
 use crate::server::{Gone, Server};
 use crate::session::{CUT, End, Unset, link, linked, settings};
 use crate::story::Story;
@@ -34,6 +37,10 @@ pub(crate) async fn goes_on(
     };
     let moved = match roll_back(client, block, server).await {
         Err(gone) => Err(Box::new(aftermath::undone(&gone.sentence()))),
+        Ok(_) if client.writes_at.is_some() => {
+            let writes_at = client.writes_at.as_deref().unwrap_or_default();
+            Err(Box::new(read_only::keeps_nothing(writes_at)))
+        }
         Ok(Some(again)) => begun_on_writer(worker, client, &again).await,
         Ok(None) => Err(Box::new(
             Report::error("25006", "a transaction on a replica cannot do this")
@@ -51,6 +58,7 @@ pub(crate) async fn goes_on(
             return Ok(After::Done);
         }
     };
+    client.route.set(Route::Writer(Because::Writes));
     link(client, &server);
     client.block = carried;
     let group = Group { access: Access::Write, whole: false, ..Group::nothing() };

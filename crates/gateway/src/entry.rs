@@ -22,7 +22,7 @@ use crate::metrics::count;
 use crate::settings::Settings;
 use crate::tls::Tls;
 use crate::worker::Worker;
-use crate::{Error, auth, cancel, limits, login, tls};
+use crate::{Error, auth, cancel, limits, login, replication, tls};
 
 /// A connection whose first packet is read.
 pub(crate) struct Hello {
@@ -34,12 +34,16 @@ pub(crate) struct Hello {
     pub(crate) client_cn: Option<String>,
     pub(crate) encrypted: bool,
     pub(crate) address: SocketAddr,
+    /// It came in by the port that only reads: where writes are taken.
+    pub(crate) writes_at: Option<Arc<str>>,
 }
 
 /// Somebody who may come in.
 pub(crate) enum Visitor {
     Client(Box<Client>),
     Console(Box<(End, Rc<Handle>)>),
+    /// With its first packet to the server, and its own key.
+    Replication(Box<(End, Rc<Handle>, BytesMut, CancelKey)>),
 }
 
 /// Lets a client in, or tells it why not. `None`: there is nothing more to do with the connection.
@@ -47,7 +51,7 @@ pub(crate) async fn enter(
     worker: &Rc<Worker>,
     shared: &Arc<Shared>,
     io: Io,
-    address: SocketAddr,
+    (address, writes_at): (SocketAddr, Option<Arc<str>>),
 ) -> Result<Option<Visitor>, Error> {
     if let Io::Tcp(tcp) = &io {
         tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
@@ -57,6 +61,7 @@ pub(crate) async fn enter(
     let Some(mut hello) = greeting.await.map_err(|_| Error::TimedOut { doing })?? else {
         return Ok(None);
     };
+    hello.writes_at = writes_at;
     let startup = match std::mem::replace(&mut hello.first, FirstPacket::Ssl) {
         FirstPacket::Startup(startup) => startup,
         FirstPacket::Cancel(key) => {
@@ -67,10 +72,14 @@ pub(crate) async fn enter(
         FirstPacket::Ssl | FirstPacket::GssEnc => return Ok(None),
     };
     match admit(worker, shared, &mut hello, &startup).await {
-        Ok(Some((account, known))) => {
+        Ok(Admitted::Client(account, known)) => {
             Ok(Some(welcome(worker, shared, hello, account, known, &startup).await?))
         }
-        Ok(None) => Ok(None),
+        Ok(Admitted::Replication(account, packet)) => {
+            let name = startup.get("application_name").unwrap_or_default();
+            let (handle, key) = handle(worker, shared, &hello, (account, name), startup.version);
+            Ok(Some(Visitor::Replication(Box::new((hello.end, handle, packet, key)))))
+        }
         Err(Refused::Report(report)) => {
             let user = startup.get("user").map(String::from_utf8_lossy).unwrap_or_default();
             tracing::info!(
@@ -179,7 +188,15 @@ async fn greet(shared: &Shared, io: Io, address: SocketAddr) -> Result<Option<He
             }
             first => {
                 end.stash.advance(used);
-                return Ok(Some(Hello { end, first, tls: shown, client_cn, encrypted, address }));
+                return Ok(Some(Hello {
+                    end,
+                    first,
+                    tls: shown,
+                    client_cn,
+                    encrypted,
+                    address,
+                    writes_at: None,
+                }));
             }
         }
     }
@@ -203,7 +220,11 @@ async fn handshake(end: End, tls: &Tls, direct: bool) -> Result<(End, Option<Str
     Ok((End::new(Io::Tls(Box::new(stream))), client_cn))
 }
 
-type Admitted = Option<(Rc<Account>, Rc<Known>)>;
+/// As what somebody may come in.
+enum Admitted {
+    Client(Rc<Account>, Rc<Known>),
+    Replication(Rc<Account>, BytesMut),
+}
 
 /// Finds out who it is and whether it may come in.
 async fn admit(
@@ -215,21 +236,28 @@ async fn admit(
     if let Some(report) = login::refusal(startup) {
         return Err(report.into());
     }
+    let kind = replication::asked(startup)?;
     let utf8 = |name: &str| startup.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
     let Some(user) = utf8("user").filter(|u| !u.is_empty()) else {
         return Err(
             Report::fatal("28000", "no PostgreSQL user name specified in startup packet").into()
         );
     };
-    let database = utf8("database").filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone());
+    let physical = kind == Some(replication::Kind::Physical);
+    let database = match physical {
+        true => replication::DATABASE.to_owned(),
+        false => utf8("database").filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone()),
+    };
     if worker.clients.borrow().len() >= shared.clients_max(worker) {
         return Err(Report::fatal("53300", "too many clients on this node")
             .hint("Raise gateway.clients_max, or connect to another node.")
             .into());
     }
     negotiate(hello, startup);
-    let deadline =
-        timeout(limits::STARTUP_WAIT, auth::authenticate(worker, shared, hello, &user, &database));
+    let deadline = timeout(
+        limits::STARTUP_WAIT,
+        auth::authenticate(worker, shared, hello, &user, (&database, physical)),
+    );
     match deadline.await {
         Ok(done) => done?,
         Err(_) => {
@@ -247,9 +275,15 @@ async fn admit(
         }
     }
     let account = worker.account(&database, &user);
-    let known = login::known(worker, &account, startup).await?;
+    if let Some(kind) = kind {
+        let packet = replication::packet(&account, kind, &login::wishes(startup)?)?;
+        replication::allowed(&account, hello.writes_at.is_some())?;
+        count(&account.counters.logins);
+        return Ok(Admitted::Replication(account, packet));
+    }
+    let known = login::known(worker, &account, startup, hello.writes_at.is_some()).await?;
     count(&account.counters.logins);
-    Ok(Some((account, known)))
+    Ok(Admitted::Client(account, known))
 }
 
 /// Answers a client that wants a newer protocol or options of it that are not known here.
@@ -281,28 +315,9 @@ async fn welcome(
     known: Rc<Known>,
     startup: &Startup,
 ) -> Result<Visitor, Error> {
-    let mut secret = [0; 32];
-    shared.random(&mut secret);
-    let application = known.settings.get(b"application_name").unwrap_or_default();
-    let handle = Rc::new(Handle {
-        id: worker.client_id(),
-        secret,
-        account: Rc::clone(&account),
-        address: hello.address,
-        application: RefCell::new(application.into()),
-        encrypted: hello.encrypted,
-        since: worker.now(),
-        state: Cell::new(State::Idle),
-        pin: Cell::new(None),
-        linked: RefCell::new(None),
-        killed: Cell::new(false),
-        raise: Cell::new(false),
-        waker: Cell::new(None),
-    });
-    let key = CancelKey {
-        pid: handle.id as i32,
-        secret: bytes::Bytes::copy_from_slice(cancel::secret(&handle.secret, startup.version)),
-    };
+    let name = known.settings.get(b"application_name").unwrap_or_default();
+    let whose = (Rc::clone(&account), name);
+    let (handle, key) = handle(worker, shared, &hello, whose, startup.version);
     let out = &mut hello.end.out;
     put(out, AUTHENTICATION, |out| out.put_u32(0));
     for (name, value) in &known.reported {
@@ -323,7 +338,41 @@ async fn welcome(
         return Ok(Visitor::Console(Box::new((hello.end, handle))));
     }
     let settings: Rc<Settings> = Rc::clone(&known.settings);
-    Ok(Visitor::Client(Box::new(Client::new(hello.end, account, handle, settings))))
+    let mut client = Client::new(hello.end, account, handle, settings);
+    client.writes_at = hello.writes_at;
+    Ok(Visitor::Client(Box::new(client)))
+}
+
+/// What is seen of a client that came in, and its key.
+fn handle(
+    worker: &Rc<Worker>,
+    shared: &Shared,
+    hello: &Hello,
+    (account, name): (Rc<Account>, &[u8]),
+    version: u32,
+) -> (Rc<Handle>, CancelKey) {
+    let mut secret = [0; 32];
+    shared.random(&mut secret);
+    let handle = Rc::new(Handle {
+        id: worker.client_id(),
+        secret,
+        account,
+        address: hello.address,
+        application: RefCell::new(name.into()),
+        encrypted: hello.encrypted,
+        since: worker.now(),
+        state: Cell::new(State::Idle),
+        pin: Cell::new(None),
+        linked: RefCell::new(None),
+        killed: Cell::new(false),
+        raise: Cell::new(false),
+        waker: Cell::new(None),
+    });
+    let key = CancelKey {
+        pid: handle.id as i32,
+        secret: bytes::Bytes::copy_from_slice(cancel::secret(&handle.secret, version)),
+    };
+    (handle, key)
 }
 
 /// Protocol versions that a cancel key's length depends on.

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_wire::Error;
@@ -17,6 +18,7 @@ use quorate_wire::frame::{HEADER, body_len, take_cstr};
 use crate::cap::{Cap, TooLarge};
 use crate::limits;
 use crate::login::Wish;
+use crate::read_only;
 use crate::statements::Statement;
 use crate::world::Token;
 
@@ -154,6 +156,8 @@ pub(crate) struct Exchange {
     instead: Option<Bytes>,
     /// What a statement may return, where that is limited.
     pub(crate) cap: Option<Box<Cap>>,
+    /// For a client that only reads: where writes are taken, to be told with a refusal.
+    pub(crate) writes_at: Option<Arc<str>>,
     /// The backend's process id, and the one that the client knows.
     pub(crate) pids: (i32, i32),
     pub(crate) status: Status,
@@ -172,6 +176,7 @@ impl Default for Exchange {
             to_the_end: false,
             instead: None,
             cap: None,
+            writes_at: None,
             pids: (0, 0),
             status: Status::Idle,
             seen: Seen::default(),
@@ -453,10 +458,13 @@ impl Exchange {
         self.copying = false;
         let code = body.and_then(|b| Fields::parse(b).ok()).map_or(*b"XX000", |f| sqlstate(&f));
         let ours = !self.is_heard();
+        let hinted = read_only::hinted(code, body, self.writes_at.as_deref());
         if self.expect.front().is_none_or(|e| e.kind == Kind::Query) {
-            return Ok(self.note_error(ours, code, body));
+            let passes = self.note_error(ours, code, body);
+            self.instead = hinted.filter(|_| passes);
+            return Ok(passes && self.instead.is_none());
         }
-        let instead = self.expect.front_mut().and_then(|e| e.instead.take());
+        let instead = self.expect.front_mut().and_then(|e| e.instead.take()).or(hinted);
         loop {
             match self.expect.front() {
                 Some(e) if matches!(e.kind, Kind::Sync | Kind::Query) => break,

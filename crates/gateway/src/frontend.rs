@@ -13,11 +13,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::entry::{self, Visitor};
 use crate::io::Io;
+use crate::metrics::{self, AccountMetrics, Metrics};
 use crate::session::{self, End};
 use crate::tls::TlsSource;
 use crate::worker::Worker;
 use crate::world::World;
-use crate::{Error, cancel, console, limits};
+use crate::{Error, cancel, console, limits, replication};
 
 /// What all threads of a gateway share.
 pub(crate) struct Shared {
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
 pub(crate) enum Order {
     Cancel(CancelKey),
     Console(console::Ask),
+    Metrics(mpsc::UnboundedSender<Vec<AccountMetrics>>),
 }
 
 impl Shared {
@@ -75,12 +77,52 @@ impl Shared {
         orders.get(thread as usize).is_some_and(|o| o.send(Order::Cancel(key.clone())).is_ok())
     }
 
+    /// What all threads have counted; of those that answer in time.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let (answers, mut inbox) = mpsc::unbounded_channel();
+        {
+            let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+            for order in orders.iter() {
+                let _ = order.send(Order::Metrics(answers.clone()));
+            }
+        }
+        drop(answers);
+        let clients = self.clients.load(Ordering::Relaxed);
+        let mut metrics = Metrics { clients, ..Metrics::default() };
+        let collected = async {
+            while let Some(thread) = inbox.recv().await {
+                metrics.add(thread);
+            }
+        };
+        let _ = tokio::time::timeout(limits::OPEN_WAIT, collected).await;
+        metrics
+    }
+
     /// Asks every thread.
     pub(crate) fn ask(&self, ask: &console::Ask) {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         for order in orders.iter() {
             let _ = order.send(Order::Console(ask.clone()));
         }
+    }
+}
+
+/// An address where clients come in.
+pub struct Port {
+    /// Where it listens; need not be without waiting.
+    pub listener: std::net::TcpListener,
+    /// Set for a port that only reads: where writes are taken, for those who try.
+    pub writes_at: Option<Arc<str>>,
+}
+
+impl Port {
+    /// A port for everything.
+    pub fn new(listener: std::net::TcpListener) -> Self {
+        Self { listener, writes_at: None }
+    }
+
+    fn shared(&self) -> std::io::Result<Self> {
+        Ok(Self { listener: self.listener.try_clone()?, writes_at: self.writes_at.clone() })
     }
 }
 
@@ -92,21 +134,21 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts threads that accept clients. `nowait` listeners are shared by them.
+    /// Starts threads that accept clients, and share the ports.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(
         world: Arc<dyn World>,
         tls: Arc<TlsSource>,
-        listeners: Vec<std::net::TcpListener>,
+        ports: Vec<Port>,
     ) -> Result<Self, Error> {
         let workers = world.view().wanted.workers.clamp(1, limits::WORKERS_MAX);
         let shared = Shared::new(world, tls);
         let (stop, stopped) = watch::channel(false);
         let mut gateway = Self { shared, stop, threads: Vec::new() };
         for index in 0..u32::from(workers) {
-            gateway.spawn(index, &listeners, stopped.clone())?;
+            gateway.spawn(index, &ports, stopped.clone())?;
         }
         Ok(gateway)
     }
@@ -114,12 +156,12 @@ impl Gateway {
     fn spawn(
         &mut self,
         index: u32,
-        listeners: &[std::net::TcpListener],
+        ports: &[Port],
         stopped: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         const DOING: &str = "starting a thread of the gateway";
-        let listeners: std::io::Result<Vec<_>> = listeners.iter().map(|l| l.try_clone()).collect();
-        let listeners = listeners.map_err(Error::io(DOING))?;
+        let ports: std::io::Result<Vec<_>> = ports.iter().map(Port::shared).collect();
+        let ports = ports.map_err(Error::io(DOING))?;
         let inbox = self.shared.join();
         let shared = Arc::clone(&self.shared);
         let (begun, begins) = std::sync::mpsc::sync_channel(1);
@@ -134,7 +176,7 @@ impl Gateway {
                 match runtime {
                     Ok(runtime) => {
                         let _ = begun.send(Ok(()));
-                        runtime.block_on(run(shared, index, listeners, inbox, stopped));
+                        runtime.block_on(run(shared, index, ports, inbox, stopped));
                     }
                     Err(error) => drop(begun.send(Err(error))),
                 }
@@ -151,6 +193,11 @@ impl Gateway {
         Arc::new(move |key| {
             shared.pass(&key);
         })
+    }
+
+    /// What it has counted and measured since it started. Asks every thread; costs clients nothing.
+    pub async fn metrics(&self) -> Metrics {
+        self.shared.metrics().await
     }
 
     /// Clients that are connected.
@@ -172,16 +219,17 @@ impl Drop for Gateway {
 async fn run(
     shared: Arc<Shared>,
     index: u32,
-    listeners: Vec<std::net::TcpListener>,
+    ports: Vec<Port>,
     inbox: mpsc::UnboundedReceiver<Order>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let worker = begin(&shared, index, inbox);
-    for listener in listeners {
+    for Port { listener, writes_at } in ports {
         let set = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
         match set {
             Ok(listener) => {
-                let accepting = accept(Rc::clone(&worker), Arc::clone(&shared), listener);
+                let accepting =
+                    accept(Rc::clone(&worker), Arc::clone(&shared), listener, writes_at);
                 tokio::task::spawn_local(accepting);
             }
             Err(error) => tracing::error!(%error, "cannot listen"),
@@ -210,16 +258,22 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
                 tokio::task::spawn_local(cancel::here(Rc::clone(&worker), key));
             }
             Order::Console(ask) => ask.answer(&worker),
+            Order::Metrics(answers) => drop(answers.send(metrics::of(&worker))),
         }
     }
 }
 
-async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) {
+async fn accept(
+    worker: Rc<Worker>,
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    writes_at: Option<Arc<str>>,
+) {
     loop {
         match listener.accept().await {
             Ok((tcp, address)) => {
-                let io = Io::Tcp(tcp);
-                let client = client(Rc::clone(&worker), Arc::clone(&shared), io, address);
+                let from = (address, writes_at.clone());
+                let client = client(Rc::clone(&worker), Arc::clone(&shared), Io::Tcp(tcp), from);
                 tokio::task::spawn_local(client);
             }
             Err(error) => {
@@ -231,8 +285,14 @@ async fn accept(worker: Rc<Worker>, shared: Arc<Shared>, listener: TcpListener) 
 }
 
 /// A client from beginning to end. What is needed only at the beginning is not kept.
-pub(crate) async fn client(worker: Rc<Worker>, shared: Arc<Shared>, io: Io, address: SocketAddr) {
-    let entered = Box::pin(entry::enter(&worker, &shared, io, address)).await;
+pub(crate) async fn client(
+    worker: Rc<Worker>,
+    shared: Arc<Shared>,
+    io: Io,
+    from: (SocketAddr, Option<Arc<str>>),
+) {
+    let address = from.0;
+    let entered = Box::pin(entry::enter(&worker, &shared, io, from)).await;
     let visitor = match entered {
         Ok(Some(visitor)) => visitor,
         Ok(None) => return,
@@ -248,6 +308,16 @@ pub(crate) async fn client(worker: Rc<Worker>, shared: Arc<Shared>, io: Io, addr
             worker.clients.borrow_mut().remove(&client.handle.id);
             if let End::Told(report) = end {
                 Box::pin(entry::say(&mut client.end, &report)).await;
+            }
+        }
+        Visitor::Replication(visitor) => {
+            let (mut end, handle, packet, key) = *visitor;
+            worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
+            let with = (&packet[..], &key);
+            let said = Box::pin(replication::serve(&worker, &mut end, &handle, with)).await;
+            worker.clients.borrow_mut().remove(&handle.id);
+            if let Some(report) = said {
+                Box::pin(entry::say(&mut end, &report)).await;
             }
         }
         Visitor::Console(console) => {

@@ -29,7 +29,7 @@ impl Rig {
     /// A client from beginning to end.
     pub async fn visit(&self, client: BoxStream, address: SocketAddr) {
         let (worker, shared) = (Rc::clone(&self.worker), Arc::clone(&self.shared));
-        Box::pin(frontend::client(worker, shared, Io::Far(client), address)).await;
+        Box::pin(frontend::client(worker, shared, Io::Far(client), (address, None))).await;
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Group {
     pub(crate) access: Access,
     /// Some statement begins a transaction block.
     pub(crate) begins: bool,
+    /// Some statement ends one.
+    pub(crate) ends: bool,
     /// It does nothing but begin a transaction block.
     pub(crate) only_begins: bool,
     /// It does nothing but close statements and portals.
@@ -61,6 +63,7 @@ impl Group {
             whole: false,
             access: Access::Read,
             begins: false,
+            ends: false,
             only_begins: false,
             only_closes: false,
             only_prepares: false,
@@ -100,6 +103,7 @@ impl Group {
             self.access = Access::Write;
         }
         self.begins |= script.begins;
+        self.ends |= script.ends;
         self.fingerprint = self.fingerprint.rotate_left(7) ^ script.fingerprint;
         if self.directive.is_none()
             && let (Some(at), Some(range)) = (text_at, script.directive)

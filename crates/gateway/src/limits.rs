@@ -63,6 +63,21 @@ pub const STORY_MAX: usize = 64;
 /// How often a request is made again.
 pub const RETRIES_MAX: u32 = 3;
 
+/// Replication connections to a writer: PostgreSQL has 32 places, of which the cluster's own nodes
+/// and copies in the making need up to 18.
+pub const REPLICATION_MAX: usize = 8;
+
+/// Replication connections of one account through a thread of a gateway: a subscription that copies
+/// its tables has four.
+pub const REPLICATION_ACCOUNT_MAX: usize = 6;
+
+/// How often a client whose stream is held back is made to say that it lives: often enough for the
+/// server's `wal_sender_timeout` of 10 s.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+
+/// Bytes of a slow statement that are told in the log.
+pub const TOLD_MAX: usize = 1024;
+
 /// Dead entries among shared statements before they are cleared away.
 pub const STATEMENTS_SWEPT: usize = 1_000;
 

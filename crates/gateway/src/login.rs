@@ -9,12 +9,16 @@ use crate::account::Account;
 use crate::acquire;
 use crate::entry::Refused;
 use crate::floor;
-use crate::server::Reported;
+use crate::read_only;
+use crate::server::{Answer, Reported, Server};
 use crate::settings::Settings;
 use crate::worker::Worker;
 
 /// A setting that a client asks for in its first packet: lower-case name and value.
 pub(crate) type Wish = (Box<[u8]>, Box<[u8]>);
+
+/// How a client logs in: whether by the port that only reads, and with which settings.
+pub(crate) type How = (bool, Vec<Wish>);
 
 /// What a client is told when it logs in.
 #[derive(Debug, Default)]
@@ -31,38 +35,64 @@ pub(crate) async fn known(
     worker: &Rc<Worker>,
     account: &Rc<Account>,
     startup: &Startup,
+    reads_only: bool,
 ) -> Result<Rc<Known>, Refused> {
     if &*account.database == crate::console::DATABASE {
         return Ok(Rc::new(crate::console::known()));
     }
-    let wishes = wishes(startup)?;
+    let mut wishes = wishes(startup)?;
+    // Nobody is shown there that it may write.
+    wishes.retain(|(name, _)| !reads_only || !name.ends_with(b"transaction_read_only"));
     let floor = account.spec().floor;
     if let Some((_, value)) = wishes.iter().find(|(name, _)| **name == *floor::NAME)
         && let Some(lowers) = floor::asked(value, floor)
     {
         return Err(fatal(lowers.report(floor)).into());
     }
-    if let Some(known) = account.login(&wishes) {
+    let how = (reads_only, wishes);
+    if let Some(known) = account.login(&how) {
         return Ok(known);
     }
-    let pairs = wishes.iter().map(|(name, value)| (&name[..], Some(&value[..])));
+    let pairs = how.1.iter().map(|(name, value)| (&name[..], Some(&value[..])));
     let settings = Rc::new(Settings::default()).with(pairs);
-    let mut server = match acquire::writer(worker, account, &settings).await {
-        Ok(server) => server,
-        Err(report) => return Err(fatal(*report).into()),
-    };
-    let lost = |gone: crate::server::Gone| fatal(Report::error("57P03", gone.sentence()));
-    if let Some(sql) = Settings::change(&server.applied, &settings) {
-        let answer = server.ask(&sql).await.map_err(lost)?;
-        if let Some(body) = answer.error {
-            return Err(wrong(&body).into());
+    let mut server = made(worker, account, &settings, reads_only).await?;
+    server.applied = Rc::clone(&settings);
+    let mut known = Known { settings, reported: server.reported.clone() };
+    if reads_only {
+        read_only::reported(&mut known);
+    }
+    let known = Rc::new(known);
+    account.put(server);
+    account.remember_login(how, Rc::clone(&known));
+    Ok(known)
+}
+
+/// A server on which these settings were made.
+async fn made(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+    reads_only: bool,
+) -> Result<Box<Server>, Refused> {
+    loop {
+        let replica = match reads_only {
+            true => acquire::any_replica(worker, account, settings).await,
+            false => None,
+        };
+        let found = match replica {
+            Some(server) => Ok(server),
+            None => acquire::writer(worker, account, settings).await,
+        };
+        let mut server = found.map_err(|report| fatal(*report))?;
+        let Some(sql) = Settings::change(&server.applied, settings) else { return Ok(server) };
+        match server.ask(&sql).await {
+            Ok(Answer { error: None, .. }) => return Ok(server),
+            Ok(Answer { error: Some(body), .. }) => return Err(wrong(&body).into()),
+            // It had died while nobody looked; there are no more of them than places in a pool.
+            Err(_) if server.pooled => {}
+            Err(gone) => return Err(fatal(Report::error("57P03", gone.sentence())).into()),
         }
     }
-    server.applied = Rc::clone(&settings);
-    let known = Rc::new(Known { settings, reported: server.reported.clone() });
-    account.put(server);
-    account.remember_login(wishes, Rc::clone(&known));
-    Ok(known)
 }
 
 fn fatal(report: Report) -> Report {
@@ -80,7 +110,7 @@ fn wrong(body: &[u8]) -> Report {
 }
 
 /// The settings in a first packet, in the order of their names; the last value of each counts.
-fn wishes(startup: &Startup) -> Result<Vec<Wish>, Report> {
+pub(crate) fn wishes(startup: &Startup) -> Result<Vec<Wish>, Report> {
     let mut wishes = std::collections::BTreeMap::new();
     if let Some(options) = startup.get("options") {
         for (name, value) in options_in(options)? {
@@ -151,12 +181,6 @@ pub(crate) fn refusal(startup: &Startup) -> Option<Report> {
                 .hint("Log in as a role of your own; those roles belong to the cluster itself."),
         );
     }
-    if startup.all("replication").any(|value| !is_false(value)) {
-        return Some(
-            Report::fatal("0A000", "replication connections are not served on this port")
-                .hint("Use ordinary connections here."),
-        );
-    }
     None
 }
 
@@ -169,7 +193,7 @@ fn is_reserved(user: &[u8]) -> bool {
 }
 
 /// The spellings of false that PostgreSQL takes for `replication`.
-fn is_false(value: &[u8]) -> bool {
+pub(crate) fn is_false(value: &[u8]) -> bool {
     let is_prefix_of = |word: &str, least: usize| {
         value.len() >= least
             && word.as_bytes().get(..value.len()).is_some_and(|w| w.eq_ignore_ascii_case(value))
@@ -218,16 +242,6 @@ mod tests {
         }
         for user in ["app", "postgres", "quorat", "my_quorate", ""] {
             assert_eq!(code(&[("user", user), ("database", "quorate")]), None, "{user}");
-        }
-    }
-
-    #[test]
-    fn replication_is_refused_however_it_is_spelt() {
-        for value in ["true", "database", "on", "1", "yes", "DATABASE", "", "t", "o"] {
-            assert_eq!(code(&[("user", "app"), ("replication", value)]), Some("0A000"), "{value}");
-        }
-        for value in ["false", "off", "no", "0", "F"] {
-            assert_eq!(code(&[("user", "app"), ("replication", value)]), None, "{value}");
         }
     }
 }

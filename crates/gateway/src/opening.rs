@@ -16,12 +16,15 @@ const REPLICA: u8 = 3;
 const CLIENT_CANCEL: u8 = 4;
 const ROLE: u8 = 5;
 const FATE: u8 = 6;
+const REPLICATION: u8 = 7;
 const DOING: &str = "reading the first frame of a stream of another gateway";
 
 /// What a stream is for.
 pub(crate) enum Opening {
     /// A server connection for clients that logged in at the other node.
     Session { replica: bool, packet: Bytes },
+    /// A replication connection to the writer here.
+    Replication { packet: Bytes },
     /// Cancels what a backend of this node does.
     Cancel { key: CancelKey, packet: Bytes },
     /// Cancels what a client of this node's gateway waits for.
@@ -43,6 +46,11 @@ fn frame(kind: u8, body: &[u8]) -> Bytes {
 /// The frame for a server connection. The startup packet itself follows it, as on any connection.
 pub(crate) fn session(replica: bool) -> Bytes {
     frame(if replica { REPLICA } else { WRITER }, b"")
+}
+
+/// The frame for a replication connection. The startup packet follows it.
+pub(crate) fn replication() -> Bytes {
+    frame(REPLICATION, b"")
 }
 
 /// The frame for a cancel request to a backend.
@@ -80,6 +88,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Openin
             let packet = packet(stream).await?;
             Ok(Opening::Session { replica: kind == REPLICA, packet })
         }
+        REPLICATION => Ok(Opening::Replication { packet: packet(stream).await? }),
         CANCEL | CLIENT_CANCEL => match startup::parse(&body).map_err(invalid)? {
             Some((FirstPacket::Cancel(key), _)) if kind == CANCEL => {
                 Ok(Opening::Cancel { key, packet: body })
@@ -118,7 +127,7 @@ async fn body(stream: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, Error> {
 }
 
 /// A startup packet, checked.
-async fn packet(stream: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, Error> {
+pub(crate) async fn packet(stream: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, Error> {
     let length = stream.read_u32().await.map_err(Error::io(DOING))?;
     let invalid = |source| Error::Wire { doing: DOING, source };
     if !(8..=STARTUP_MAX as u32).contains(&length) {

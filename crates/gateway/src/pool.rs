@@ -5,10 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use quorate_core::NodeId;
 
 use crate::account::Spec;
+use crate::latency::Histogram;
 use crate::limits;
 use crate::server::{Part, Server};
 use crate::settings::Settings;
@@ -35,6 +37,8 @@ pub(crate) struct Pool {
     pub(crate) filling: Cell<bool>,
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
     pub(crate) node: NodeId,
+    /// How long clients waited.
+    pub(crate) queue: Histogram,
     /// Connections of an earlier part of the same node are not given out any more.
     part: Cell<Option<Part>>,
 }
@@ -97,13 +101,14 @@ impl Pool {
         let mut came = None;
         loop {
             if let Some(had) = self.now(part, settings, first) {
+                self.note(came);
                 return had;
             }
             if self.waiting.borrow().len() >= waiting_max {
                 return Had::Crowded;
             }
             // Who has to look again has not come again.
-            let since = *came.get_or_insert_with(&now);
+            let (since, _) = *came.get_or_insert_with(|| (now(), Instant::now()));
             let waiter = Rc::new(Waiter {
                 given: Cell::default(),
                 waker: Cell::default(),
@@ -112,13 +117,24 @@ impl Pool {
                 gone: Cell::new(false),
             });
             self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
-            match Waiting(&waiter, self).await {
-                Given::Server(server) if server.part == part => return Had::Server(server),
-                Given::Place(place) => return Had::Place(place),
-                Given::Server(_) | Given::Look => first = true,
-                Given::Expired => return Had::Expired,
-            }
+            let had = match Waiting(&waiter, self).await {
+                Given::Server(server) if server.part == part => Had::Server(server),
+                Given::Place(place) => Had::Place(place),
+                Given::Server(_) | Given::Look => {
+                    first = true;
+                    continue;
+                }
+                Given::Expired => Had::Expired,
+            };
+            self.note(came);
+            return had;
         }
+    }
+
+    /// Notes how long somebody waited who came then; most do not wait.
+    fn note(&self, came: Option<(u64, Instant)>) {
+        let micros = came.map_or(0, |(_, at)| at.elapsed().as_micros());
+        self.queue.note(u64::try_from(micros).unwrap_or(u64::MAX));
     }
 
     /// What can be had without waiting; `first` has waited already.

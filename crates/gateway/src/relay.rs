@@ -15,6 +15,7 @@ use crate::gate::Verdict;
 use crate::io::{Scratch, consume};
 use crate::limits;
 use crate::server::Server;
+use crate::timing::Micros;
 use crate::upstream::Up;
 use crate::worker::Worker;
 use crate::{cancel, cap};
@@ -71,6 +72,10 @@ pub(crate) struct Relay<'a> {
     pub(crate) reused: Vec<Rc<crate::statements::Statement>>,
     /// The statement under way is being cancelled.
     cancelling: bool,
+    /// When the server said something first of the transaction under way.
+    pub(crate) first: Option<Micros>,
+    /// The time, as far as it was asked for since this was polled last.
+    pub(crate) stamp: Option<Micros>,
     cuts: SpareCuts,
     room: BytesMut,
     followed: bool,
@@ -101,6 +106,8 @@ impl<'a> Relay<'a> {
             barrier_due: false,
             reused: Vec::new(),
             cancelling: false,
+            first: None,
+            stamp: None,
             cuts: SpareCuts::take(),
             room: BytesMut::new(),
             followed: false,
@@ -118,6 +125,7 @@ impl<'a> Relay<'a> {
             self.server.reins.follow(cx.waker());
             self.followed = true;
         }
+        self.stamp = None;
         let mut scratch = Scratch::take();
         loop {
             if self.server.reins.is_cut() {
@@ -200,6 +208,9 @@ impl<'a> Relay<'a> {
                 Verdict::Hold => return Err(self.keep(input, Event::Hold)),
                 Verdict::Cut => return Err(Event::Cut),
             }
+        }
+        if self.first.is_none() && self.client.began.is_some() {
+            self.first = Some(self.now());
         }
         let exchange = &mut self.server.exchange;
         let (used, stop) = match exchange.take(input, &mut self.cuts, self.guarded) {
@@ -435,6 +446,10 @@ impl<'a> Relay<'a> {
         Ok(moved)
     }
 
+    fn now(&mut self) -> Micros {
+        *self.stamp.get_or_insert_with(|| self.worker.micros())
+    }
+
     /// A group's end is passed on.
     pub(crate) fn ends_group(&mut self) {
         self.asked = true;
@@ -461,6 +476,9 @@ impl<'a> Relay<'a> {
             // What comes before such a group is done with; it is looked at again.
             Ok((used, Up::More | Up::Elsewhere)) => {
                 self.consumed += used;
+                if used > 0 && self.client.began.is_none() {
+                    self.client.began = Some(self.now());
+                }
                 Ok(used)
             }
             Ok((_, Up::Left)) => Err(Event::ClientLeft),

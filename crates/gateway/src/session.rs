@@ -21,10 +21,12 @@ use crate::limits;
 use crate::loss::after_loss;
 use crate::metrics::count;
 use crate::own::{directive, show_token, wrong_setting};
+use crate::read_only;
 use crate::relay::{Event, Relay};
 use crate::server::{Gone, Part, Server};
 use crate::settings::Settings;
 use crate::tidy;
+use crate::timing;
 use crate::worker::Worker;
 
 /// How a session ended.
@@ -190,6 +192,7 @@ async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) ->
     if let Some(asked) = directed {
         client.asked = asked;
     }
+    timing::begins(client, worker.micros());
     let mut group = *group;
     let mut retries = 0;
     let result = loop {
@@ -258,8 +261,9 @@ async fn once(
     }
     link(client, &server);
     // A standby refused it, or would have: it may write, whatever it looks like.
-    let wrote = group.access == Access::Write && retries > 0
-        || client.account.was_refused(group.fingerprint);
+    let wrote = client.writes_at.is_none()
+        && (group.access == Access::Write && retries > 0
+            || client.account.was_refused(group.fingerprint));
     client.block = Block { wrote, ..Block::default() };
     let after = linked(worker, client, server, group, retries).await;
     *client.handle.linked.borrow_mut() = None;
@@ -283,19 +287,17 @@ pub(crate) async fn settings(
     if !server.asks_xid && matches!(server.part, Part::Writer(_)) && worker.resolves() {
         server.prepare_xid().await?;
     }
-    let Some(sql) = Settings::change(&server.applied, &client.settings) else {
-        server.applied = Rc::clone(&client.settings);
-        return Ok(());
-    };
-    let answer = server.ask(&sql).await?;
-    match answer.failed() {
+    if let Some(sql) = Settings::change(&server.applied, &client.settings)
+        && let Some(why) = server.ask(&sql).await?.failed()
+    {
         // The server is in an unknown state now.
-        Some(why) => Err(Unset::Wrong(why)),
-        None => {
-            server.applied = Rc::clone(&client.settings);
-            Ok(())
-        }
+        return Err(Unset::Wrong(why));
     }
+    server.applied = Rc::clone(&client.settings);
+    if client.writes_at.is_some() && server.part != Part::Replica {
+        read_only::force(server).await?;
+    }
+    Ok(())
 }
 
 /// Why a server cannot be used for a client.
@@ -346,7 +348,8 @@ pub(crate) async fn linked(
     let on_writer = matches!(server.part, Part::Writer(_));
     let alone = client.end.stash.len() == group.len;
     // Without effect, whether it was executed or not.
-    let repeatable = group.access == Access::Read || group.only_begins;
+    let reads_only = client.writes_at.is_some();
+    let repeatable = group.access == Access::Read || group.only_begins || reads_only && !on_writer;
     let guarded = group.whole
         && retries < limits::RETRIES_MAX
         && (!on_writer || alone)
@@ -361,7 +364,8 @@ pub(crate) async fn linked(
     let spec = client.account.spec();
     server.exchange.cap = Cap::of(spec.rows_max, spec.bytes_max);
     // A result is known to be too large only when it is there: nothing is sent behind it.
-    let one_at_a_time = !on_writer || server.exchange.cap.is_some();
+    let one_at_a_time = !on_writer || server.exchange.cap.is_some() || reads_only;
+    server.exchange.writes_at = client.writes_at.clone();
     let mut relay = Relay::new(client, &mut server, worker, guarded, one_at_a_time);
     relay.held_max = if group.many { limits::HELD_MAX } else { limits::HELD_READ_MAX };
     loop {
@@ -369,6 +373,8 @@ pub(crate) async fn linked(
         match event {
             Event::Quiet => {
                 count(&relay.client.account.counters.transactions);
+                let last = relay.stamp.unwrap_or_else(|| worker.micros());
+                timing::ends(relay.client, relay.server, relay.first.take(), last);
                 match tidy::tidy(worker, relay.client, relay.server).await {
                     Ok(tidy::Next::Release) => {
                         let account = Rc::clone(&client.account);
@@ -376,7 +382,7 @@ pub(crate) async fn linked(
                         account.put(server);
                         return Ok(After::Done);
                     }
-                    Ok(tidy::Next::Keep) if relay.server.part == Part::Replica => {
+                    Ok(tidy::Next::Keep) if !on_writer || reads_only => {
                         drop(server);
                         return Err(End::Told(Box::new(elsewhere::stays(client))));
                     }

@@ -16,6 +16,7 @@ use crate::exchange::POSITION;
 use crate::gate::Gate;
 use crate::opening::{self, Opening};
 use crate::scan::{Scan, Then};
+use crate::sender;
 use crate::stream::Stream;
 use crate::world::{Local, World};
 use crate::{Error, limits};
@@ -78,6 +79,7 @@ impl Sessions {
             Opening::Session { replica, packet } => {
                 return self.session(&mut stream, replica, packet).await;
             }
+            Opening::Replication { packet } => return self.replication(stream, packet).await,
             Opening::Cancel { key, packet } => {
                 let forwarded = match self.world.local() {
                     Some(local) => cancel(&*self.world, &local, key.pid, &packet).await,
@@ -100,6 +102,16 @@ impl Sessions {
         };
         send(&mut stream, &answer).await.map_err(Error::io("answering another gateway"))?;
         Ok(Ended::Answered)
+    }
+
+    async fn replication<S: Stream>(&self, client: S, packet: Bytes) -> Result<Ended, Error> {
+        let Some(local) = self.world.local() else { return Ok(Ended::Refused) };
+        let Some(term) = local.gate.term() else { return Ok(Ended::Refused) };
+        let mut cut = self.cut.subscribe();
+        let cut = async {
+            let _ = cut.wait_for(|cut| *cut >= Some(term)).await;
+        };
+        sender::serve(&*self.world, &local, client, &packet, cut).await
     }
 
     async fn session<S: Stream>(

@@ -74,7 +74,7 @@ pub(crate) async fn tidy(
         look(client, server).await?;
     }
     keep_floor(client, server).await?;
-    if client.account.spec().mode == PoolMode::Session {
+    if client.account.spec().mode == PoolMode::Session && client.writes_at.is_none() {
         client.pin(Pin::Session);
     }
     Ok(if client.is_pinned() { Next::Keep } else { Next::Release })

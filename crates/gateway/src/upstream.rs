@@ -121,8 +121,10 @@ impl Relay<'_> {
     /// the client there; and one that may write, as long as the transaction can be moved.
     fn belongs_elsewhere(&self, group: &Group) -> bool {
         let block = &self.client.block;
+        let reads_only = self.client.writes_at.is_some();
         self.server.exchange.status == Status::InTransaction
-            && (group.stays || group.elsewhere && matches!(block.story, Story::Told { .. }))
+            && (group.stays
+                || !reads_only && group.elsewhere && matches!(block.story, Story::Told { .. }))
     }
 
     /// Whether a message clears what the answers under way still refer to, or gives a name of which

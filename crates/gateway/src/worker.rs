@@ -106,6 +106,11 @@ impl Worker {
         self.view.borrow().made.0.elapsed().as_millis() as u64 + 1
     }
 
+    /// Microseconds since the thread began.
+    pub(crate) fn micros(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
     /// Milliseconds since the thread began.
     pub(crate) fn now(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
@@ -194,15 +199,16 @@ impl Worker {
 
     /// Remembers a connection that is to be cut when its server changes.
     pub(crate) fn follow(&self, server: &Server) {
+        self.follow_reins(&server.reins, server.part, server.here);
+    }
+
+    /// The same of a connection whose reins these are.
+    pub(crate) fn follow_reins(&self, reins: &Rc<Reins>, part: Part, here: bool) {
         let mut servers = self.servers.borrow_mut();
         if servers.len() >= limits::FOLLOWED_SWEPT {
             servers.retain(|s| s.reins.strong_count() > 0);
         }
-        servers.push(Followed {
-            reins: Rc::downgrade(&server.reins),
-            part: server.part,
-            here: server.here,
-        });
+        servers.push(Followed { reins: Rc::downgrade(reins), part, here });
     }
 
     /// What PostgreSQL knows of a role, as it was a moment ago at the most.

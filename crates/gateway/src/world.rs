@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use quorate_core::gateway::Gateway;
 use quorate_core::{Lsn, NodeId, Term};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::gate::{Clock, Gate};
 use crate::stream::{BoxFuture, BoxStream};
@@ -130,6 +130,8 @@ pub struct Local {
     pub reads: Arc<Gate>,
     /// `CLOCK_BOOTTIME`.
     pub clock: Clock,
+    /// Places for replication connections of clients, [`crate::limits::REPLICATION_MAX`] at the most.
+    pub senders: Arc<Semaphore>,
 }
 
 /// What PostgreSQL knows of a role.
@@ -197,6 +199,10 @@ pub trait World: Send + Sync + 'static {
 
     /// Whether a backend of the local server may be cancelled: not while it waits for copies.
     fn may_cancel(&self, pid: i32) -> BoxFuture<'_, bool>;
+
+    /// Whether a walsender of the local server goes by a name that is none of the cluster's own: what
+    /// answers to `quorate` lets commits go.
+    fn may_stream(&self, pid: i32) -> BoxFuture<'_, bool>;
 
     /// What became of a transaction whose COMMIT had no answer (§11). Waits for a writer itself, as
     /// long as the gateway holds clients.

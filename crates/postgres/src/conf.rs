@@ -77,9 +77,9 @@ pub enum Written {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            wal_level: WalLevel::Replica,
-            max_wal_senders: 20,
-            max_replication_slots: 20,
+            wal_level: WalLevel::Logical,
+            max_wal_senders: 32,
+            max_replication_slots: 32,
             synchronous_standby_names: "ANY 1 (quorate)".to_owned(),
             synchronous_commit: SynchronousCommit::On,
             primary_slot_name: None,

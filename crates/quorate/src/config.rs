@@ -61,6 +61,9 @@ pub struct TlsFile {
 pub struct Listen {
     /// PostgreSQL protocol, for applications.
     pub gateway: SocketAddr,
+    /// The same for applications that only read. Unset: there is no such port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<SocketAddr>,
     /// Other nodes, mutual TLS.
     pub link: SocketAddr,
     /// HTTP: status and events; actions need the admin token.
@@ -70,7 +73,12 @@ pub struct Listen {
 impl Default for Listen {
     fn default() -> Self {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        Self { gateway: any(6432), link: any(6433), web: SocketAddr::from(([127, 0, 0, 1], 6434)) }
+        Self {
+            gateway: any(6432),
+            read_only: None,
+            link: any(6433),
+            web: SocketAddr::from(([127, 0, 0, 1], 6434)),
+        }
     }
 }
 

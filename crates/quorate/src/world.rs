@@ -17,7 +17,7 @@ use quorate_gateway::{
 use quorate_link::{Kind, clock};
 use quorate_replication::Level;
 use sha2::Digest;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How often the view is made anew although nothing says that it changed: positions move all the
 /// time.
@@ -35,6 +35,8 @@ pub struct Cluster {
     view: RwLock<Arc<View>>,
     changes: watch::Sender<u64>,
     marks: Mutex<Marks>,
+    /// Places for replication connections of clients to the server here.
+    senders: Arc<Semaphore>,
 }
 
 /// Where the writer was when, as far as this node heard: newest last.
@@ -78,6 +80,7 @@ impl Cluster {
             view: RwLock::default(),
             changes: watch::Sender::new(0),
             marks: Mutex::default(),
+            senders: Arc::new(Semaphore::new(quorate_gateway::limits::REPLICATION_MAX)),
         });
         cluster.refresh();
         tokio::spawn(Arc::clone(&cluster).keep());
@@ -281,6 +284,7 @@ impl quorate_gateway::World for Cluster {
             gate: Arc::clone(&self.node.parts.gate),
             reads: Arc::clone(&self.node.parts.reads),
             clock: clock::now,
+            senders: Arc::clone(&self.senders),
         })
     }
 
@@ -341,6 +345,16 @@ impl quorate_gateway::World for Cluster {
             match database.admin.wait_event_of(pid).await {
                 Ok(event) => event.as_deref() != Some("SyncRep"),
                 Err(_) => false,
+            }
+        })
+    }
+
+    fn may_stream(&self, pid: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let Some(database) = &self.node.parts.database else { return false };
+            match database.admin.application_of(pid).await {
+                Ok(Some(name)) => !name.eq_ignore_ascii_case(quorate_replication::VIRTUAL_STANDBY),
+                Ok(None) | Err(_) => false,
             }
         })
     }

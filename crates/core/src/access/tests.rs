@@ -26,7 +26,8 @@ fn rules(access: Vec<AccessRule>) -> AccessRules {
 }
 
 fn asking(address: &str) -> Asking<'static> {
-    Asking { database: "shop", role: "app", address: address.parse().unwrap(), tls: None }
+    let address = address.parse().unwrap();
+    Asking { database: "shop", physical: false, role: "app", address, tls: None }
 }
 
 fn tls(client_cn: Option<&str>) -> Option<TlsFacts<'_>> {
@@ -93,6 +94,26 @@ fn the_first_rule_that_matches_decides() {
         told.message,
         "gateway.access rejects connection for host \"10.1.2.3\", user \"intern_7\", database \"shop\", no encryption"
     );
+}
+
+#[test]
+fn the_log_as_it_is_needs_a_rule_that_says_so() {
+    let physical = Asking { database: "replication", physical: true, ..asking("10.1.2.3") };
+    let everything = rule(Action::Password);
+    let named = AccessRule { database: list(&["shop", "replication"]), ..rule(Action::Password) };
+    let decided = |all: Vec<AccessRule>, asking| rules(all).decide(&asking).rule;
+    assert_eq!(decided(vec![everything.clone()], physical), None);
+    assert_eq!(decided(vec![everything, named.clone()], physical), Some(1));
+    assert_eq!(decided(vec![named], asking("10.1.2.3")), Some(0));
+    let like = AccessRule { database: list(&["repl*"]), ..rule(Action::Password) };
+    assert_eq!(decided(vec![like], physical), None);
+    let told = rejection(rules(vec![rule(Action::Reject)]).decide(&physical));
+    assert_eq!(
+        told.message,
+        "no gateway.access rule for replication connection from host \"10.1.2.3\", user \"app\", database \"replication\", no encryption"
+    );
+    // Without any rule a password will do, and PostgreSQL asks for the role's attribute.
+    assert_eq!(rules(vec![]).decide(&physical).verdict, Verdict::Password);
 }
 
 #[test]
@@ -287,7 +308,7 @@ prop_compose! {
         tls in prop::sample::select(
             vec![None, tls(None), tls(Some("app")), tls(Some("boss"))]),
     ) -> Asking<'static> {
-        Asking { database, role, address: address.parse().unwrap(), tls }
+        Asking { database, physical: false, role, address: address.parse().unwrap(), tls }
     }
 }
 

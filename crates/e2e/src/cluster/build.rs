@@ -19,6 +19,7 @@ use crate::workload::{self, Login};
 pub struct Builder {
     data_nodes: usize,
     witness: bool,
+    read_only: bool,
     binary: Option<Binary>,
     postgres_bin: BTreeMap<String, PathBuf>,
     /// Where the cluster's directory is made; `/tmp` when not said.
@@ -40,6 +41,13 @@ impl Builder {
     #[must_use]
     pub fn witness(mut self) -> Self {
         self.witness = true;
+        self
+    }
+
+    /// Gives each node a port that only reads.
+    #[must_use]
+    pub fn read_only_ports(mut self) -> Self {
+        self.read_only = true;
         self
     }
 
@@ -113,6 +121,7 @@ impl Builder {
                     log: dir.join(format!("{name}.log")),
                     witness,
                     ports: Ports { link: free_port()?, gateway: free_port()?, web: free_port()? },
+                    read_only: self.read_only.then(free_port).transpose()?,
                     env: env.map(|(_, k, v)| (k.clone(), v.clone())).collect(),
                     child: None,
                     name,
@@ -157,6 +166,11 @@ impl Builder {
         });
         let routes = routes.collect::<Result<toml::Table>>()?;
         settings.insert("routes".to_owned(), toml::Value::Table(routes));
+        if let Some(at) = node.read_only() {
+            let listen = settings.get_mut("listen").and_then(|l| l.as_table_mut());
+            let listen = listen.context("[listen] is a table")?;
+            listen.insert("read_only".to_owned(), at.to_string().into());
+        }
         let probe = node.disk_probe();
         std::fs::create_dir_all(probe.parent().context("a probe has a directory")?)?;
         let postgres = settings.entry("postgres").or_insert(toml::Value::Table(toml::Table::new()));

@@ -19,6 +19,11 @@ impl Node {
         SocketAddr::from(([127, 0, 0, 1], self.ports.web))
     }
 
+    /// Where its port that only reads is, when the cluster was made with such ports.
+    pub fn read_only(&self) -> Option<SocketAddr> {
+        self.read_only.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     /// Where its gateway is, past the applications' cable.
     pub fn gateway(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports.gateway))

@@ -45,6 +45,8 @@ pub struct Node {
     log: PathBuf,
     witness: bool,
     ports: Ports,
+    /// Its port for clients that only read.
+    read_only: Option<u16>,
     env: Vec<(String, String)>,
     child: Option<Child>,
 }

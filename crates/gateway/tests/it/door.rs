@@ -10,10 +10,10 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway as Wanted;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Replica, Role, Sessions, Tls,
-    TlsSource, Token, Transaction, View, World, Writer,
+    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Metrics, Port, Replica, Role, Sessions,
+    Tls, TlsSource, Token, Transaction, View, World, Writer,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_postgres::{Client, NoTls};
 
 use crate::raw::Raw;
@@ -139,6 +139,15 @@ impl World for Town {
         })
     }
 
+    fn may_stream(&self, pid: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let sql = format!(
+                "SELECT lower(application_name) <> 'quorate' FROM pg_stat_activity WHERE pid = {pid}"
+            );
+            value(&self.cluster.admin, &sql).await.is_ok_and(|v| v == "t")
+        })
+    }
+
     fn fate(&self, transaction: Transaction) -> BoxFuture<'_, Fate> {
         let mut fate = self.cluster.fate.subscribe();
         self.cluster.fates.lock().unwrap().push(transaction);
@@ -175,6 +184,8 @@ pub(crate) struct Door {
     pub(crate) reads: Arc<Gate>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) address: SocketAddr,
+    /// The port that only reads.
+    pub(crate) read_only: SocketAddr,
 }
 
 /// A server that tests share; it ends with the last of them.
@@ -287,8 +298,23 @@ impl Door {
         let door_view = View { wanted: Arc::new(wanted), ..View::default() };
         *cluster.view.lock().unwrap() = Arc::new(door_view);
         set_writer(&cluster, mode, TERM);
-        let gateway = Gateway::start(world, Arc::new(TlsSource::new(tls)), vec![listener])?;
-        Ok(Door { gateway, server, standby, database, mode, gate, reads, cluster, address })
+        let reading = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let read_only = reading.local_addr()?;
+        let writes_at = Some(address.to_string().into());
+        let ports = vec![Port::new(listener), Port { listener: reading, writes_at }];
+        let gateway = Gateway::start(world, Arc::new(TlsSource::new(tls)), ports)?;
+        Ok(Door {
+            gateway,
+            server,
+            standby,
+            database,
+            mode,
+            gate,
+            reads,
+            cluster,
+            address,
+            read_only,
+        })
     }
 
     /// Changes what the gateway knows.
@@ -420,6 +446,11 @@ impl Door {
         .await;
     }
 
+    /// What the gateway has counted.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        self.gateway.metrics().await
+    }
+
     /// Clients that are connected.
     pub(crate) fn clients(&self) -> usize {
         self.gateway.clients()
@@ -444,7 +475,8 @@ fn set_writer(cluster: &Cluster, mode: Mode, term: Term) {
 }
 
 fn local(socket: PathBuf, gate: Arc<Gate>, reads: Arc<Gate>) -> Local {
-    Local { socket, gate, reads, clock: || NOW }
+    let senders = Arc::new(Semaphore::new(quorate_gateway::limits::REPLICATION_MAX));
+    Local { socket, gate, reads, clock: || NOW, senders }
 }
 
 async fn connect(server: &Server, database: &str) -> Result<Client> {

@@ -20,7 +20,7 @@ use crate::server::{Server, eventually};
 in_both_modes! {
     passwords_are_checked_by_the_servers_own_verifiers
     who_is_not_to_come_in_is_not_told_why
-    our_own_roles_and_replication_are_refused
+    our_own_roles_are_refused
     rules_decide_who_comes_in
     psql_logs_in_with_its_password
     newer_versions_of_the_protocol_are_negotiated
@@ -77,7 +77,7 @@ async fn who_is_not_to_come_in_is_not_told_why(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-async fn our_own_roles_and_replication_are_refused(mode: Mode) -> Result<()> {
+async fn our_own_roles_are_refused(mode: Mode) -> Result<()> {
     let door = Door::open(mode).await?;
     let long = format!("quorate{}", "x".repeat(80));
     let database = ("database", &door.database[..]);
@@ -89,9 +89,11 @@ async fn our_own_roles_and_replication_are_refused(mode: Mode) -> Result<()> {
     let twice = Startup::new(&[("user", "quorate"), ("user", "postgres"), database]);
     assert_eq!(Raw::connect(door.address, &twice).await?.last_word().await?.code, "28000");
     for replication in ["true", "database"] {
-        let startup = Startup::new(&[("user", "postgres"), ("replication", replication)]);
-        let word = Raw::connect(door.address, &startup).await?.last_word().await?;
-        assert_eq!(word.code, "0A000");
+        for user in ["quorate", "Quorate"] {
+            let startup = Startup::new(&[("user", user), ("replication", replication)]);
+            let word = Raw::connect(door.address, &startup).await?.last_word().await?;
+            assert_eq!(word.code, "28000");
+        }
     }
     let nobody = Startup::new(&[database]);
     assert_eq!(Raw::connect(door.address, &nobody).await?.last_word().await?.code, "28000");

@@ -8,11 +8,14 @@ mod door;
 mod faults;
 mod governed;
 mod logins;
+mod metrics;
 mod pins;
 mod prepared;
 mod raw;
+mod read_only;
 mod reads;
 mod relayed;
+mod replication;
 mod settings;
 
 #[path = "../../../replication/tests/it/server.rs"]

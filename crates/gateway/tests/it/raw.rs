@@ -49,6 +49,7 @@ pub(crate) struct Said {
     pub(crate) severity: String,
     pub(crate) code: String,
     pub(crate) message: String,
+    pub(crate) hint: String,
 }
 
 /// Everything up to ReadyForQuery.
@@ -285,6 +286,7 @@ impl Raw {
                     severity: text(fields.get(b'V').unwrap_or_default()),
                     code: fields.code().to_owned(),
                     message: fields.message().to_owned(),
+                    hint: text(fields.get(b'H').unwrap_or_default()),
                 };
                 match message.tag {
                     b'E' => answer.errors.push(said),

@@ -227,6 +227,16 @@ impl Admin {
         Ok(row.get(0).map(str::to_owned))
     }
 
+    /// What the client of a backend calls itself; `None` when there is no such backend.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Sql`].
+    pub async fn application_of(&self, pid: i32) -> Result<Option<String>, Error> {
+        let sql = format!("SELECT max(application_name) FROM pg_stat_activity WHERE pid = {pid}");
+        let row = self.questions.row("read what a backend is called", &sql).await?;
+        Ok(row.get(0).map(str::to_owned))
+    }
+
     /// Cancels a backend's statement unless it waits for a standby.
     ///
     /// # Errors

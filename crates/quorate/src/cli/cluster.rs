@@ -109,7 +109,7 @@ fn new_file(args: &NodeArgs, witness: bool) -> Result<ConfigFile> {
         advertise,
         zone: args.zone.clone(),
         witness,
-        listen: Listen { gateway: args.gateway, link: args.link, web: args.web },
+        listen: Listen { gateway: args.gateway, read_only: None, link: args.link, web: args.web },
         postgres: PostgresFile { bin: args.postgres_bin.clone(), ..PostgresFile::default() },
         tls: None,
         routes: Default::default(),

@@ -15,7 +15,7 @@ use quorate_consensus::{Consensus, Dial, Dialling, Options};
 use quorate_core::node::Promise;
 use quorate_core::state::{Change, Command, NodeKind, State};
 use quorate_core::{Answer, Because, NodeId, Term};
-use quorate_gateway::{Gate, Gateway, Sessions, TlsSource};
+use quorate_gateway::{Gate, Gateway, Port, Sessions, TlsSource};
 use quorate_link::{Authority, Heartbeats, Identity, Links, clock};
 use quorate_postgres::{Install, Mode, ServerOptions, User};
 use quorate_replication::Aggregator;
@@ -204,10 +204,15 @@ fn peers(config: &Config, state: &State) -> BTreeMap<NodeId, String> {
 
 /// Opens the door for applications.
 fn gateway(config: &Config, world: &Arc<Cluster>, tls: Arc<TlsSource>) -> Result<Gateway> {
-    let at = config.file.listen.gateway;
-    let listener = std::net::TcpListener::bind(at).with_context(|| taken("applications", at))?;
+    let bind = |at, what| std::net::TcpListener::bind(at).with_context(|| taken(what, at));
+    let listen = &config.file.listen;
+    let mut ports = vec![Port::new(bind(listen.gateway, "applications")?)];
+    if let Some(at) = listen.read_only {
+        let listener = bind(at, "applications that only read")?;
+        ports.push(Port { listener, writes_at: Some(config.node().gateway.into()) });
+    }
     let world = Arc::clone(world) as Arc<dyn quorate_gateway::World>;
-    Gateway::start(world, tls, vec![listener]).map_err(|e| told(&e, e.hint()))
+    Gateway::start(world, tls, ports).map_err(|e| told(&e, e.hint()))
 }
 
 fn taken(what: &str, at: std::net::SocketAddr) -> String {

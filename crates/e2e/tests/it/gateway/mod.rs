@@ -6,7 +6,10 @@
 
 mod frames;
 mod isolation;
+mod read_only;
 mod reads;
+mod replication;
 mod rig;
 mod session;
+mod slow;
 mod writes;

@@ -1,0 +1,361 @@
+//! The server's node: a replication connection to the local server, for a client of some gateway.
+//!
+//! A walsender that decodes hands commits over as soon as they are on its own disk, when no standby
+//! may hold them yet. Invariant: what a connection to a database says leaves only after a commit set
+//! holds everything that the server had written when it said so, whatever plugin wrote it. What
+//! follows physically needs the log before that: it is one of the copies that commits wait for.
+//!
+//! PostgreSQL lets a commit go when a standby called `quorate` has it: no other may answer to that
+//! name (R4).
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quorate_core::{Lsn, Term};
+use quorate_wire::backend::{
+    AUTHENTICATION, COPY_BOTH, COPY_DATA, COPY_IN, ERROR, KEY_DATA, READY, Report,
+};
+use quorate_wire::frame::{HEADER, put};
+use quorate_wire::replication::{FromServer, XLOG_HEADER};
+use quorate_wire::{CancelKey, Event, FirstPacket, Splitter, startup};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::sessions::Ended;
+use crate::stream::Stream;
+use crate::world::{Local, World};
+use crate::{Error, limits};
+
+/// What a client of a connection to a database may not call itself.
+pub(crate) const OURS: &str = "quorate";
+
+/// Tag of CopyOutResponse.
+const COPY_OUT: u8 = b'H';
+/// Tag of CopyDone.
+const COPY_DONE: u8 = b'c';
+
+/// Serves a replication connection until either side ends it, or the writer is another one.
+pub(crate) async fn serve(
+    world: &dyn World,
+    local: &Local,
+    mut client: impl Stream,
+    packet: &Bytes,
+    cut: impl Future<Output = ()>,
+) -> Result<Ended, Error> {
+    const DOING: &str = "starting a replication connection to the local server";
+    let Some(term) = local.gate.term() else { return Ok(Ended::Refused) };
+    let Ok(_place) = local.senders.try_acquire() else {
+        let report = Report::fatal("53300", "too many replication connections to the writer")
+            .hint("Each node takes 8 of them. End one that is not needed.");
+        client.write_all(&report.encode()).await.map_err(Error::io(DOING))?;
+        client.flush().await.map_err(Error::io(DOING))?;
+        return Ok(Ended::Refused);
+    };
+    let mut server = UnixStream::connect(&local.socket).await.map_err(Error::io(DOING))?;
+    server.write_all(packet).await.map_err(Error::io(DOING))?;
+    let (from_server, to_server) = server.into_split();
+    let (from_client, to_client) = tokio::io::split(client);
+    let steps = watch::Sender::new(Steps::default());
+    let (mut asked, decodes) = (steps.subscribe(), is_to_database(packet));
+    let over = async {
+        tokio::select! {
+            () = local.gate.over(term) => {}
+            () = cut => {}
+        }
+    };
+    let mut down = Down {
+        world,
+        local,
+        term,
+        to: to_client,
+        steps,
+        decodes,
+        splitter: Splitter::new(),
+        copying: Copying::No,
+        pid: 0,
+        told: Lsn(0),
+    };
+    tokio::pin!(over);
+    Ok(tokio::select! {
+        biased;
+        ended = down.run(from_server, over.as_mut()) => ended,
+        () = requests(from_client, to_server, &mut asked) => Ended::Client,
+    })
+}
+
+/// Whether a connection is to a database, and not for the log as it is.
+fn is_to_database(packet: &[u8]) -> bool {
+    let Ok(Some((FirstPacket::Startup(startup), _))) = startup::parse(packet) else { return true };
+    // Whatever is not surely physical is held back.
+    !matches!(startup.get("replication"), Some(b"true"))
+}
+
+/// How far the server is, for those who pass requests on.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Steps {
+    /// How often it was ready for the next command.
+    ready: u64,
+    /// How often it has begun to take copy data, from a client that may send some.
+    opened: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    No,
+    /// Rows to the client.
+    Out,
+    /// The log.
+    Both,
+}
+
+/// Server to client.
+struct Down<'a, W> {
+    world: &'a dyn World,
+    local: &'a Local,
+    term: Term,
+    to: W,
+    steps: watch::Sender<Steps>,
+    decodes: bool,
+    splitter: Splitter,
+    copying: Copying,
+    /// Of the walsender.
+    pid: i32,
+    /// What the server itself said last of how far the client is.
+    told: Lsn,
+}
+
+/// What a chunk of the server's is about.
+#[derive(Debug, Default)]
+struct Found {
+    /// It says something of which nothing has passed yet, and that the log may have.
+    says: bool,
+    steps: Steps,
+    /// The log begins.
+    streams: bool,
+    told: Option<Lsn>,
+    copying: Option<Copying>,
+}
+
+impl<W: AsyncWrite + Unpin> Down<'_, W> {
+    async fn run(
+        &mut self,
+        mut from: impl AsyncRead + Unpin,
+        mut over: impl Future<Output = ()> + Unpin,
+    ) -> Ended {
+        let mut chunk = BytesMut::new();
+        loop {
+            chunk.reserve(limits::CHUNK);
+            let read = tokio::select! {
+                biased;
+                () = &mut over => return self.moved().await,
+                read = from.read_buf(&mut chunk) => read,
+            };
+            if !read.is_ok_and(|n| n > 0) {
+                return Ended::Server;
+            }
+            let passed = tokio::select! {
+                biased;
+                () = &mut over => None,
+                passed = self.pass(&chunk) => Some(passed),
+            };
+            match passed {
+                None => return self.moved().await,
+                Some(Err(ended)) => return ended,
+                Some(Ok(())) => chunk.clear(),
+            }
+        }
+    }
+
+    /// Passes bytes on when they may leave.
+    async fn pass(&mut self, chunk: &[u8]) -> Result<(), Ended> {
+        // The rest of what has begun to leave.
+        let inside = self.splitter.begun_len().is_some();
+        let (tail, found) = self.look(chunk)?;
+        let (tail, rest) = if inside { chunk.split_at(tail) } else { (&chunk[..0], chunk) };
+        self.send(tail).await?;
+        if self.decodes && found.says {
+            self.hold().await?;
+        }
+        if found.streams && !self.world.may_stream(self.pid).await {
+            let report = Report::fatal("42501", "this name is the cluster's own standby's")
+                .hint("Choose another application_name.");
+            let _ = self.say(&report).await;
+            return Err(Ended::Refused);
+        }
+        self.send(rest).await?;
+        self.told = found.told.unwrap_or(self.told);
+        self.copying = found.copying.unwrap_or(self.copying);
+        self.steps.send_if_modified(|steps| {
+            steps.ready += found.steps.ready;
+            steps.opened += found.steps.opened;
+            found.steps != Steps::default()
+        });
+        Ok(())
+    }
+
+    /// Finds out what a chunk says; and where the message ends that was under way.
+    fn look(&mut self, chunk: &[u8]) -> Result<(usize, Found), Ended> {
+        let wire = |error| {
+            tracing::error!(%error, "the local server does not speak the protocol");
+            Ended::Server
+        };
+        let mut found = Found::default();
+        let mut tail = None;
+        let mut at = 0;
+        let mut copying = self.copying;
+        loop {
+            let step = self.splitter.step(&chunk[at..], see).map_err(wire)?;
+            at += step.used;
+            let part = match step.event {
+                None => break,
+                Some(Event::Head(part)) => {
+                    let rows = copying == Copying::Out && part.tag == COPY_DATA;
+                    found.says |= !rows && !is_greeting(part.tag);
+                    continue;
+                }
+                Some(Event::End(part)) => part,
+            };
+            tail = tail.or(Some(at));
+            match part.tag {
+                KEY_DATA => self.pid = CancelKey::parse(part.seen).map_err(wire)?.pid,
+                READY => {
+                    found.steps.ready += 1;
+                    copying = Copying::No;
+                }
+                COPY_BOTH => {
+                    found.streams = true;
+                    found.steps.opened += 1;
+                    copying = Copying::Both;
+                }
+                COPY_IN => found.steps.opened += 1,
+                COPY_OUT => copying = Copying::Out,
+                COPY_DONE | ERROR => copying = Copying::No,
+                COPY_DATA if copying == Copying::Both => {
+                    if let Ok(FromServer::Keepalive { end, .. }) = FromServer::parse(part.seen) {
+                        found.told = Some(end);
+                    }
+                }
+                _ => {}
+            }
+        }
+        found.copying = Some(copying);
+        Ok((tail.unwrap_or(at), found))
+    }
+
+    /// Waits until a commit set holds everything that the server can have spoken of. Its client is
+    /// kept from falling silent meanwhile, or the server would give it up.
+    async fn hold(&mut self) -> Result<(), Ended> {
+        let mut settled = self.world.settled();
+        loop {
+            tokio::select! {
+                biased;
+                settled = &mut settled => return if settled { Ok(()) } else { Err(Ended::Cut) },
+                () = sleep(limits::SIGN_OF_LIFE) => {}
+            }
+            if self.copying == Copying::Both {
+                let sign = keepalive(self.told);
+                self.send(&sign).await?;
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // R12: asked after PostgreSQL produced the bytes, before they leave.
+        if !self.local.gate.passed(self.term, self.local.clock).await {
+            return Err(Ended::Cut);
+        }
+        self.to.write_all(bytes).await.map_err(|_| Ended::Client)?;
+        self.to.flush().await.map_err(|_| Ended::Client)
+    }
+
+    async fn say(&mut self, report: &Report) -> std::io::Result<()> {
+        self.to.write_all(&report.encode()).await?;
+        self.to.flush().await
+    }
+
+    /// The writer is another one: the client's node says so.
+    async fn moved(&mut self) -> Ended {
+        let _ = timeout(limits::GOODBYE_WAIT, self.to.shutdown()).await;
+        Ended::Cut
+    }
+}
+
+/// Messages by which a server lets somebody in: of them the log has nothing.
+fn is_greeting(tag: u8) -> bool {
+    matches!(tag, AUTHENTICATION | KEY_DATA | b'S')
+}
+
+fn see(tag: u8) -> usize {
+    match tag {
+        COPY_DATA => XLOG_HEADER,
+        KEY_DATA => quorate_wire::limits::CANCEL_KEY_MAX + 4,
+        _ => 0,
+    }
+}
+
+/// A sign of life that wants an answer and says nothing new.
+fn keepalive(told: Lsn) -> BytesMut {
+    let mut out = BytesMut::with_capacity(HEADER + 18);
+    put(&mut out, COPY_DATA, |out| {
+        out.put_u8(b'k');
+        out.put_u64(told.0);
+        out.put_i64(0);
+        out.put_u8(1);
+    });
+    out
+}
+
+/// Client to server, one command at a time; returns when the client is gone, or sent what a
+/// walsender does not take. What it has received counts only where the server was asked whose word
+/// that is.
+async fn requests(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    steps: &mut watch::Receiver<Steps>,
+) {
+    let mut splitter = Splitter::new();
+    let mut chunk = BytesMut::with_capacity(limits::CHUNK);
+    // Commands that were passed on, and copies that are over.
+    let (mut asked, mut closed) = (0, 0);
+    loop {
+        match from.read_buf(&mut chunk).await {
+            Ok(n) if n > 0 => {}
+            _ => return,
+        }
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            let Ok(step) = splitter.step(rest, |_| 0) else { return };
+            let (now, later) = rest.split_at(step.used);
+            rest = later;
+            if let Some(Event::Head(part)) = step.event {
+                let may = |s: &Steps| match part.tag {
+                    b'Q' => s.ready > asked,
+                    _ => s.opened > closed,
+                };
+                match part.tag {
+                    b'Q' | b'd' | b'c' | b'f' => {
+                        let turn = timeout(limits::STARTUP_WAIT, steps.wait_for(may));
+                        let Ok(Ok(now)) = turn.await.map(|turn| turn.map(|s| *s)) else { return };
+                        if part.tag != b'd' {
+                            closed = now.opened;
+                        }
+                        asked += u64::from(part.tag == b'Q');
+                    }
+                    b'X' => {}
+                    tag => {
+                        tracing::info!(tag, "a replication client does not speak the protocol");
+                        return;
+                    }
+                }
+            }
+            if to.write_all(now).await.is_err() {
+                // The server is gone; what it said last is still to be read by the other direction.
+                std::future::pending::<()>().await;
+            }
+        }
+        chunk.clear();
+    }
+}

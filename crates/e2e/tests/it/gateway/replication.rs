@@ -78,6 +78,14 @@ fn consumers_hear_of_no_commit_before_a_standby_holds_it() -> Result<()> {
     cluster.cont_postgres(&replica)?;
     hear("alone")?;
     commit.join().map_err(|_| anyhow::anyhow!("the session panicked"))??;
+    // Where the writer's own copy is enough for its clients, it is for consumers.
+    cluster.apply(&writer, "timing = \"async\"\n")?;
+    cluster.wait_healthy()?;
+    cluster.stop_postgres(&replica)?;
+    let mut session = Session::open(door, cluster.login())?;
+    session.simple("INSERT INTO heard VALUES ('by one')")?.ok()?;
+    hear("by one")?;
+    cluster.cont_postgres(&replica)?;
     // A change of writer ends them, with a word.
     cluster.kill_quorate(&writer)?;
     cluster.wait_until(limits::RECOVER, "the consumers are told", || {

@@ -146,6 +146,10 @@ impl World for Town {
         Box::pin(async { true })
     }
 
+    fn may_stream(&self, _: i32) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+
     fn fate(&self, _: Transaction) -> BoxFuture<'_, Fate> {
         Box::pin(async { Fate::Unknown })
     }

@@ -121,6 +121,11 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 }
                 None => {
                     read_only::allows_writer(client, group)?;
+                    if let Some(counter) =
+                        account.counters.to_writer.get(Because::NoReplica as usize)
+                    {
+                        count(counter);
+                    }
                     client.route.set(Route::Writer(Because::NoReplica));
                     writer(worker, account, settings).await
                 }

@@ -16,6 +16,7 @@ use crate::route::Because;
 use crate::server::{Gone, Server};
 use crate::session::{CUT, End, Unset, link, linked, settings};
 use crate::story::Story;
+use crate::tidy;
 use crate::worker::Worker;
 
 /// A transaction on a replica comes to something that does not belong there. It begins anew on the
@@ -101,6 +102,8 @@ async fn roll_back(
     mut server: Box<Server>,
 ) -> Result<Option<Vec<Box<[u8]>>>, Gone> {
     let account = Rc::clone(&client.account);
+    // Code out of sight may have left something.
+    let looks = block.look || tidy::suspicious(client, &block);
     let ended = async {
         let again = match block.story {
             Story::Told { .. } if block.failed => None,
@@ -117,8 +120,7 @@ async fn roll_back(
     };
     let late = |_| Gone::Lost("the replica did not answer in time".to_owned());
     let again = tokio::time::timeout(limits::FINISH_WAIT, ended).await.map_err(late)??;
-    // Code that is not known may have left something.
-    if !block.look {
+    if !looks {
         account.put(server);
     }
     Ok(again)

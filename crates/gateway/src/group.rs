@@ -10,7 +10,7 @@ use quorate_wire::sql::{self, Access, Script, Verb};
 
 use crate::client::Client;
 use crate::statements::Statements;
-use crate::{aftermath, effects, limits};
+use crate::{aftermath, effects, limits, upstream};
 
 /// Messages of a client that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) struct Group {
     pub(crate) begins: bool,
     /// Some statement ends one.
     pub(crate) ends: bool,
+    /// Nothing of it can commit before the end: its statements are queries and changes of rows.
+    pub(crate) plain: bool,
     /// It does nothing but begin a transaction block.
     pub(crate) only_begins: bool,
     /// It does nothing but close statements and portals.
@@ -64,6 +66,7 @@ impl Group {
             access: Access::Read,
             begins: false,
             ends: false,
+            plain: true,
             only_begins: false,
             only_closes: false,
             only_prepares: false,
@@ -95,6 +98,7 @@ impl Group {
         if script.access == Access::Write {
             self.access = Access::Write;
         }
+        self.plain &= script.statements == 1 && upstream::is_plain(script.first);
         self.stays |= effects::stays(script, text);
         self.elsewhere |= script.access == Access::Write
             && (script.statements > 1 || !effects::is_neutral(script.first));
@@ -264,7 +268,10 @@ fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Re
                 group.access = Access::Write;
             }
         }
-        None => group.access = Access::Write,
+        None => {
+            group.access = Access::Write;
+            group.plain = false;
+        }
     }
     Ok(())
 }

@@ -71,6 +71,9 @@ pub const REPLICATION_MAX: usize = 8;
 /// its tables has four.
 pub const REPLICATION_ACCOUNT_MAX: usize = 6;
 
+/// How long the login of a replication connection may wait for standbys.
+pub const REPLICATION_LOGIN_WAIT: Duration = Duration::from_secs(30);
+
 /// How often a client whose stream is held back is made to say that it lives: often enough for the
 /// server's `wal_sender_timeout` of 10 s.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use quorate_wire::Error;
-use quorate_wire::backend::Status;
+use quorate_wire::backend::{Report, Status};
 use quorate_wire::frame::put;
 use quorate_wire::sql::{Access, Verb};
 
@@ -44,10 +44,21 @@ pub(crate) async fn after_loss(
         Lost::Untold(_) | Lost::Told => {}
     }
     let ends = rolls_back || matches!(first, Some(Verb::Commit { chain: false }));
-    if ends && group.whole {
+    if ends && group.whole && group.texts == 1 {
         if !ended(worker, client, group).map_err(|e| End::Told(Box::new(protocol(&e))))? {
             client.lost = Some(Lost::Told);
         }
+        return Ok(());
+    }
+    if client.writes_at.is_some() {
+        // Nothing that it says reaches the writer unseen.
+        let report = Report::error(
+            "25P02",
+            "current transaction is aborted, commands ignored until end of transaction block",
+        )
+        .hint("End it with ROLLBACK alone.");
+        client.lost = Some(Lost::Told);
+        refuse(client, group, &report, Status::Failed);
         return Ok(());
     }
     // A real transaction block that has failed answers everything as PostgreSQL would.
@@ -67,6 +78,7 @@ pub(crate) async fn after_loss(
         Ok(server) => {
             link(client, &server);
             client.block = Block::default();
+            client.began = Some(worker.micros());
             let group = Group { access: Access::Write, whole: false, ..*group };
             let after = linked(worker, client, server, &group, limits::RETRIES_MAX).await;
             *client.handle.linked.borrow_mut() = None;

@@ -11,6 +11,7 @@ use quorate_wire::backend::{ERROR, KEY_DATA, Report};
 use quorate_wire::frame::{self, put};
 use quorate_wire::{CancelKey, Event, Splitter, Startup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::client::{Handle, Linked, Pin, State};
@@ -128,7 +129,8 @@ pub(crate) async fn serve(
     if account.replicating.get() >= limits::REPLICATION_ACCOUNT_MAX {
         let max = limits::REPLICATION_ACCOUNT_MAX;
         let message = "too many replication connections of this role";
-        let hint = format!("Each gateway takes {max} of a role to a database. End one.");
+        let hint =
+            format!("Each thread of a gateway takes {max} of a role to a database. End one.");
         return Some(Report::fatal("53300", message).hint(hint));
     }
     account.replicating.set(account.replicating.get() + 1);
@@ -147,11 +149,15 @@ pub(crate) async fn serve(
     if server.write_all(packet).await.is_err() || server.flush().await.is_err() {
         return Some(gone("the server was lost"));
     }
-    let greeted = greeting(end, &mut server, key).await;
+    let greeted = timeout(limits::REPLICATION_LOGIN_WAIT, greeting(end, &mut server, key)).await;
     let (rest, server_key) = match greeted {
-        Ok(Some(greeted)) => greeted,
-        Ok(None) => return None,
-        Err(_) => return Some(gone("the server was lost")),
+        Ok(Ok(Some(greeted))) => greeted,
+        Ok(Ok(None)) => return None,
+        Ok(Err(_)) => return Some(gone("the server was lost")),
+        Err(_) => {
+            let message = "no standby holds what the writer has written";
+            return Some(Report::fatal("57P03", message).hint("Try again in a moment."));
+        }
     };
     let linked = Linked { reins, key: server_key, node: writer.node, here: writer.here };
     let linked = Rc::new(linked);
@@ -262,14 +268,15 @@ async fn splice(
     let down = async {
         let mut chunk = early;
         loop {
-            if whole.note(&chunk).is_err() || to_client.write_all(&chunk).await.is_err() {
-                whole.broken = true;
+            // Unless all of it is written.
+            whole.broken = true;
+            if whole.note(&chunk).is_err()
+                || to_client.write_all(&chunk).await.is_err()
+                || to_client.flush().await.is_err()
+            {
                 return;
             }
-            if to_client.flush().await.is_err() {
-                whole.broken = true;
-                return;
-            }
+            whole.broken = false;
             chunk.clear();
             chunk.reserve(limits::CHUNK);
             if !from_server.read_buf(&mut chunk).await.is_ok_and(|n| n > 0) {
@@ -311,7 +318,8 @@ struct Whole {
     splitter: Splitter,
     /// The last one was an error.
     erred: bool,
-    /// It takes nothing any more, or what it got was not the protocol.
+    /// It takes nothing any more, is in the middle of taking something, or what it got was not the
+    /// protocol.
     broken: bool,
 }
 

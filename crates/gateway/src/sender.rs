@@ -71,6 +71,8 @@ pub(crate) async fn serve(
         steps,
         decodes,
         splitter: Splitter::new(),
+        headed: false,
+        unsaid: BytesMut::new(),
         copying: Copying::No,
         pid: 0,
         told: Lsn(0),
@@ -117,6 +119,10 @@ struct Down<'a, W> {
     steps: watch::Sender<Steps>,
     decodes: bool,
     splitter: Splitter,
+    /// Of the message under way it is known what it says, and it has begun to leave.
+    headed: bool,
+    /// The beginning of a message of which that is not known yet.
+    unsaid: BytesMut,
     copying: Copying,
     /// Of the walsender.
     pid: i32,
@@ -168,10 +174,11 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
 
     /// Passes bytes on when they may leave.
     async fn pass(&mut self, chunk: &[u8]) -> Result<(), Ended> {
+        let inside = self.headed;
+        let (tail, open, found) = self.look(chunk)?;
+        let (chunk, unsaid) = chunk.split_at(open);
         // The rest of what has begun to leave.
-        let inside = self.splitter.begun_len().is_some();
-        let (tail, found) = self.look(chunk)?;
-        let (tail, rest) = if inside { chunk.split_at(tail) } else { (&chunk[..0], chunk) };
+        let (tail, rest) = chunk.split_at(if inside { tail } else { 0 });
         self.send(tail).await?;
         if self.decodes && found.says {
             self.hold().await?;
@@ -182,7 +189,12 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
             let _ = self.say(&report).await;
             return Err(Ended::Refused);
         }
-        self.send(rest).await?;
+        if !rest.is_empty() {
+            let begun = std::mem::take(&mut self.unsaid);
+            self.send(&begun).await?;
+            self.send(rest).await?;
+        }
+        self.unsaid.put_slice(unsaid);
         self.told = found.told.unwrap_or(self.told);
         self.copying = found.copying.unwrap_or(self.copying);
         self.steps.send_if_modified(|steps| {
@@ -193,15 +205,16 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
         Ok(())
     }
 
-    /// Finds out what a chunk says; and where the message ends that was under way.
-    fn look(&mut self, chunk: &[u8]) -> Result<(usize, Found), Ended> {
+    /// Finds out what a chunk says; and where the message ends that was under way, and where one
+    /// begins of which it is not known yet what it says.
+    fn look(&mut self, chunk: &[u8]) -> Result<(usize, usize, Found), Ended> {
         let wire = |error| {
             tracing::error!(%error, "the local server does not speak the protocol");
             Ended::Server
         };
         let mut found = Found::default();
         let mut tail = None;
-        let mut at = 0;
+        let (mut at, mut begins) = (0, 0);
         let mut copying = self.copying;
         loop {
             let step = self.splitter.step(&chunk[at..], see).map_err(wire)?;
@@ -211,11 +224,14 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
                 Some(Event::Head(part)) => {
                     let rows = copying == Copying::Out && part.tag == COPY_DATA;
                     found.says |= !rows && !is_greeting(part.tag);
+                    self.headed = true;
                     continue;
                 }
                 Some(Event::End(part)) => part,
             };
             tail = tail.or(Some(at));
+            begins = at;
+            self.headed = false;
             match part.tag {
                 KEY_DATA => self.pid = CancelKey::parse(part.seen).map_err(wire)?.pid,
                 READY => {
@@ -239,7 +255,8 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
             }
         }
         found.copying = Some(copying);
-        Ok((tail.unwrap_or(at), found))
+        let open = if self.headed { at } else { begins };
+        Ok((tail.unwrap_or(at), open, found))
     }
 
     /// Waits until a commit set holds everything that the server can have spoken of. Its client is

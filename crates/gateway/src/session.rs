@@ -246,7 +246,7 @@ async fn once(
             return Ok(unused(&server));
         }
         // A role of that server's, or what it was left with, may stand against it there.
-        Err(Unset::Wrong(why)) if server.part == Part::Replica => {
+        Err(Unset::Wrong(why)) if server.part == Part::Replica && client.writes_at.is_none() => {
             tracing::debug!("a replica does not take a session's settings: {why}");
             return Ok(After::OnWriter);
         }
@@ -354,7 +354,7 @@ pub(crate) async fn linked(
         && retries < limits::RETRIES_MAX
         && (!on_writer || alone)
         && group.len <= limits::REPLAY_MAX
-        && (repeatable || group.is_extended && !group.begins);
+        && (repeatable || group.is_extended && group.plain);
     if guarded {
         client.replay = worker.spare();
         client.replay.extend_from_slice(&client.end.stash[..group.len]);
@@ -481,7 +481,8 @@ async fn hold(relay: &Relay<'_>) {
 async fn finish(client: &Client, mut server: Box<Server>) {
     let account = Rc::clone(&client.account);
     let settled = tokio::time::timeout(limits::FINISH_WAIT, server.settle()).await;
-    if matches!(settled, Ok(Ok(_))) {
+    let leaves = client.block.look || tidy::suspicious(client, &client.block);
+    if matches!(settled, Ok(Ok(_))) && !leaves {
         account.put(server);
     }
 }
@@ -496,7 +497,9 @@ async fn leave(client: &mut Client, mut server: Box<Server>) {
         if server.exchange.status != Status::Idle {
             server.ask(b"ROLLBACK").await?;
         }
-        if client.is_pinned() || client.block.look || !client.block.settings.is_empty() {
+        let block = &client.block;
+        let leaves = block.look || block.reset_all || tidy::suspicious(client, block);
+        if client.is_pinned() || leaves || !block.settings.is_empty() {
             let cleared = server.ask(b"DISCARD ALL").await?.failed().is_none();
             server.forget_statements();
             server.applied = Rc::default();

@@ -110,7 +110,7 @@ async fn remember(
 }
 
 /// Whether code out of sight may have run that leaves something: of a trigger, a default, a view.
-fn suspicious(client: &Client, block: &Block) -> bool {
+pub(crate) fn suspicious(client: &Client, block: &Block) -> bool {
     let functions = client.account.functions();
     functions.suspect_views || block.wrote && (functions.suspect || functions.suspect_defaults)
 }

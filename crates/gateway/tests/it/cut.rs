@@ -20,6 +20,7 @@ in_both_modes! {
     a_lost_block_is_ended_by_commit_with_the_error
     a_lost_block_is_ended_by_rollback_without_a_word
     a_lost_block_by_the_extended_protocol
+    what_follows_the_end_of_a_lost_block_in_one_pipeline_is_done
     a_statement_under_way_in_a_block_is_undone
     a_write_under_way_is_unknown
     a_read_under_way_is_made_again
@@ -187,6 +188,16 @@ async fn a_lost_block_by_the_extended_protocol(mode: Mode) -> Result<()> {
     let all = Say::new().parse("", "ROLLBACK").describe(b'S', "").bind("", "", &[]);
     let answer = raw.exchange(all.describe(b'P', "").execute("", 0).sync()).await?.ok();
     assert_eq!((&answer.tags[..], answer.status), ("1tn2nCZ", 'I'));
+    Ok(())
+}
+
+async fn what_follows_the_end_of_a_lost_block_in_one_pipeline_is_done(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut raw = lost_block(&door).await?;
+    let all = Say::new().statement("ROLLBACK").statement("INSERT INTO t VALUES (3)").sync();
+    let answer = raw.exchange(all).await?.ok();
+    assert_eq!(answer.commands, ["ROLLBACK", "INSERT 0 1"]);
+    assert_eq!(raw.value("SELECT sum(i) FROM t").await?, "3");
     Ok(())
 }
 

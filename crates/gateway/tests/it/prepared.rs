@@ -19,6 +19,7 @@ in_both_modes! {
     statements_can_be_deallocated
     all_statements_can_be_forgotten
     statements_that_could_not_be_forgotten_are_there
+    what_has_committed_is_not_done_again
     statements_are_forgotten_though_others_failed_before
     a_statement_that_cannot_be_prepared_leaves_no_name
     more_statements_than_a_connection_keeps_work
@@ -362,5 +363,31 @@ async fn statements_are_forgotten_though_others_failed_before(mode: Mode) -> Res
         assert_eq!(raw.exchange(Say::new().run("a", &[])).await?.ok().value(), "new");
         raw.exchange(Say::new().close(b'S', "a").sync()).await?.ok();
     }
+    Ok(())
+}
+
+/// A procedure may commit before a later statement of the same pipeline fails.
+async fn what_has_committed_is_not_done_again(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    door.admin()
+        .await?
+        .batch_execute(
+            "CREATE TABLE t(i int);
+             CREATE PROCEDURE p() LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO t VALUES (1); COMMIT; END $$",
+        )
+        .await?;
+    let mut raw = door.raw().await?;
+    prepare(&mut raw, "p", "CALL p()").await?;
+    prepare(&mut raw, "i", "INSERT INTO t VALUES (1)").await?;
+    raw.exchange(Say::new().run("p", &[])).await?.ok();
+    raw.exchange(Say::new().run("i", &[])).await?.ok();
+    let failing = |say: Say| say.statement("SELECT FROM missing").sync();
+    let call = Say::new().bind("", "p", &[]).execute("", 0);
+    assert_eq!(raw.exchange(failing(call)).await?.code(), "42P01");
+    assert_eq!(raw.value("SELECT count(*) FROM t").await?, "3");
+    let insert = Say::new().bind("", "i", &[]).execute("", 0).statement("COMMIT");
+    assert_eq!(raw.exchange(failing(insert)).await?.code(), "42P01");
+    assert_eq!(raw.value("SELECT count(*) FROM t").await?, "4");
     Ok(())
 }

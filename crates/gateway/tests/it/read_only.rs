@@ -13,6 +13,7 @@ in_both_modes! {
     drivers_find_the_port_that_they_want
     reads_go_to_a_standby_whatever_they_call
     nothing_is_written_through_it
+    nothing_is_written_behind_a_block_that_was_lost
     without_a_standby_nothing_is_written_either
     a_session_leaves_nothing_on_a_standby
     what_a_standby_cancels_is_asked_again
@@ -265,5 +266,27 @@ async fn a_pool_in_session_mode_keeps_nobody_there(mode: Mode) -> Result<()> {
     raw.ask("SET quorate.consistency = 'strong'").await?.ok();
     assert_eq!(raw.value(WHERE).await?, "off");
     assert_eq!(raw.ask("INSERT INTO t VALUES (1)").await?.code(), "25006");
+    Ok(())
+}
+
+async fn nothing_is_written_behind_a_block_that_was_lost(mode: Mode) -> Result<()> {
+    let door = reading(mode).await?;
+    let mut raw = reader(&door).await?;
+    for (first, then) in [
+        ("ROLLBACK; BEGIN READ WRITE; INSERT INTO t VALUES (1); COMMIT", ""),
+        ("ROLLBACK AND CHAIN", "SET TRANSACTION READ WRITE; INSERT INTO t VALUES (1); COMMIT"),
+        ("ROLLBACK; INSERT INTO t VALUES (1)", "COMMIT"),
+    ] {
+        raw.ask("BEGIN").await?.ok();
+        assert_eq!(raw.ask("LISTEN x").await?.code(), "25006");
+        assert_eq!(raw.ask(first).await?.code(), "25P02", "{first}");
+        raw.ask(then).await?;
+        let flushed = Say::new().statement("ROLLBACK").message(b'H', b"");
+        let flushed = flushed.statement("INSERT INTO t VALUES (1)").sync();
+        raw.exchange(flushed).await?;
+        raw.ask("ROLLBACK").await?;
+        assert_eq!(raw.ask("SELECT 1").await?.ok().status, 'I');
+        assert_eq!(door.value("SELECT count(*) FROM t").await?, "0", "{first}");
+    }
     Ok(())
 }

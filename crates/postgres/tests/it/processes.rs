@@ -133,8 +133,12 @@ async fn the_death_of_the_agent_is_the_death_of_its_server() {
     let pid: i32 = lines
         .find_map(|line| line.unwrap().split_once("postmaster=")?.1.parse().ok())
         .expect("the agent starts its server");
-    let family = family(pid);
-    assert!(family.len() > 3 && family.iter().all(|member| alive(*member)));
+    // Its processes come one after the other, and the one that recovers goes.
+    let whole = || async {
+        let family = family(pid);
+        (family.len() > 3 && family.iter().all(|member| alive(*member))).then_some(family)
+    };
+    let family = until("the server's processes", whole).await;
     let begin = Instant::now();
     agent.kill().unwrap();
     agent.wait().unwrap();

@@ -31,9 +31,6 @@ pub(crate) fn way(
     worker: &Worker,
     group: &Group,
 ) -> Result<Way, Box<Report>> {
-    if client.serializable {
-        return Ok(Way::Writer(Because::Serializable));
-    }
     if client.writes_at.is_none() {
         if group.access == Access::Write {
             return Ok(Way::Writer(Because::Writes));
@@ -46,6 +43,9 @@ pub(crate) fn way(
         if client.account.was_refused(group.fingerprint) {
             return Ok(Way::Writer(Because::Refused));
         }
+    }
+    if client.serializable {
+        return Ok(Way::Writer(Because::Serializable));
     }
     let token = match client.token.map(|token| present(token, view)) {
         None => None,
@@ -104,11 +104,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     match way(client, &view, worker, group)? {
         Way::Writer(because) => {
             read_only::allows_writer(client, group)?;
-            let counters = &client.account.counters.to_writer;
-            if let Some(counter) = counters.get(because as usize) {
-                count(counter);
-            }
-            client.route.set(Route::Writer(because));
+            to_writer(client, because);
             writer(worker, &client.account, &client.settings).await
         }
         Way::Replica { node, incarnation } => {
@@ -121,12 +117,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 }
                 None => {
                     read_only::allows_writer(client, group)?;
-                    if let Some(counter) =
-                        account.counters.to_writer.get(Because::NoReplica as usize)
-                    {
-                        count(counter);
-                    }
-                    client.route.set(Route::Writer(Because::NoReplica));
+                    to_writer(client, Because::NoReplica);
                     writer(worker, account, settings).await
                 }
             }
@@ -139,6 +130,14 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 ),
         )),
     }
+}
+
+/// Takes note that the writer serves what comes now, and why.
+pub(crate) fn to_writer(client: &Client, because: Because) {
+    if let Some(counter) = client.account.counters.to_writer.get(because as usize) {
+        count(counter);
+    }
+    client.route.set(Route::Writer(because));
 }
 
 /// A connection to the writer; waits while there is none.

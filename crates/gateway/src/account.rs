@@ -7,6 +7,7 @@ use std::rc::Rc;
 use quorate_core::NodeId;
 use quorate_core::gateway::{Consistency, Gateway, PoolMode, ReadFrom, SynchronousCommit};
 use quorate_wire::Startup;
+use quorate_wire::sql::Shapes;
 
 use crate::functions::Catalog;
 use crate::limits;
@@ -91,10 +92,14 @@ pub(crate) struct Account {
     /// Texts that a standby refused to run, by fingerprint.
     refused: RefCell<HashSet<u64>>,
     functions: RefCell<Rc<Catalog>>,
+    /// What texts are, with these functions.
+    pub(crate) shapes: RefCell<Shapes>,
     pub(crate) counters: Counters,
     pub(crate) times: Times,
     /// When the functions were read last, by the clock of the worker.
     pub(crate) functions_read: Cell<u64>,
+    /// How much more often transactions went on behind their first write lately than ended there.
+    more_follows: Cell<i8>,
     /// Replication connections.
     pub(crate) replicating: Cell<usize>,
     /// Held back by an operator: PAUSE.
@@ -112,9 +117,11 @@ impl Account {
             logins: RefCell::default(),
             refused: RefCell::default(),
             functions: RefCell::default(),
+            shapes: RefCell::default(),
             counters: Counters::default(),
             times: Times::default(),
             functions_read: Cell::new(0),
+            more_follows: Cell::new(0),
             replicating: Cell::new(0),
             paused: Cell::new(false),
         })
@@ -143,6 +150,11 @@ impl Account {
         Rc::clone(&self.functions.borrow())
     }
 
+    /// Whether they are not known, or were read as long ago as this.
+    pub(crate) fn lacks_functions(&self, now: u64, age_ms: u64) -> bool {
+        !self.functions.borrow().known || now >= self.functions_read.get() + age_ms
+    }
+
     pub(crate) fn set_functions(&self, mut catalog: Catalog) {
         let known = self.functions();
         catalog.version = known.version;
@@ -150,6 +162,7 @@ impl Account {
             // What was said of texts before may not hold any more.
             catalog.version += 1;
             *self.functions.borrow_mut() = Rc::new(catalog);
+            *self.shapes.borrow_mut() = Shapes::default();
         }
     }
 
@@ -176,6 +189,18 @@ impl Account {
             let (idle, open, waiting) = pool.counts();
             open - idle.min(open) + waiting
         })
+    }
+
+    /// A transaction went on, or was ended, behind its first write.
+    pub(crate) fn learns_what_follows(&self, more: bool) {
+        let step = if more { 1 } else { -1 };
+        let lead = self.more_follows.get() + step;
+        self.more_follows.set(lead.clamp(-limits::FOLLOWS_LEAD, limits::FOLLOWS_LEAD));
+    }
+
+    /// Whether transactions go on behind their first write as a rule.
+    pub(crate) fn more_follows(&self) -> bool {
+        self.more_follows.get() > 0
     }
 
     /// Takes a connection back that served a transaction.

@@ -99,7 +99,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     }
     let mut view = worker.view();
     if read_only::needs_replica(client, group) && view.replicas.is_empty() {
-        view = read_only::some_replica(worker).await?;
+        view = Box::pin(read_only::some_replica(worker)).await?;
     }
     match way(client, &view, worker, group)? {
         Way::Writer(because) => {
@@ -209,7 +209,7 @@ async fn connection(
     match pool.take(part, settings, spec.waiting_max, wait).await {
         Had::Server(server) => Ok(server),
         Had::Place(place) => {
-            let opened = open(worker, account, (at.node, at.here), part).await;
+            let opened = Box::pin(open(worker, account, (at.node, at.here), part)).await;
             match opened {
                 Ok(mut server) => {
                     server.place = Some(place);
@@ -392,20 +392,19 @@ async fn opened(
             server.incarnation = text.and_then(|v| v.parse().ok()).unwrap_or(0);
         }
     }
-    learn_functions(account, &mut server, worker.now(), limits::FUNCTIONS_AGE_MS).await?;
+    let now = worker.now();
+    if account.lacks_functions(now, limits::FUNCTIONS_AGE_MS) {
+        learn_functions(account, &mut server, now).await?;
+    }
     Ok(server)
 }
 
-/// Reads the functions of the database, when they are not known or were read long ago.
+/// Reads the functions of the database.
 pub(crate) async fn learn_functions(
-    account: &crate::account::Account,
+    account: &Account,
     server: &mut Server,
     now: u64,
-    age_ms: u64,
 ) -> Result<(), Gone> {
-    if account.functions().known && now < account.functions_read.get() + age_ms {
-        return Ok(());
-    }
     account.functions_read.set(now);
     let answer = server.ask(functions::QUERY.as_bytes()).await?;
     let hidden = server.ask(functions::HIDDEN.as_bytes()).await?;
@@ -453,7 +452,8 @@ async fn replica(
             Had::Server(server) if server.incarnation != incarnation => drop(server),
             Had::Server(server) => return Some(server),
             Had::Place(place) => {
-                let mut server = match open(worker, account, (node, here), Part::Replica).await {
+                let opening = Box::pin(open(worker, account, (node, here), Part::Replica));
+                let mut server = match opening.await {
                     Ok(server) => server,
                     Err(gone) => {
                         tracing::debug!(%node, "no connection to a replica: {}", gone.sentence());

@@ -159,6 +159,8 @@ pub(crate) struct Block {
     pub(crate) unasked: bool,
     /// The id was asked for.
     pub(crate) asked_xid: bool,
+    /// So it was behind the last statement of the client's.
+    pub(crate) asked_behind: bool,
     /// Such questions without their answer.
     pub(crate) xid_due: u32,
     /// For a block on a replica.

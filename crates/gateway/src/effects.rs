@@ -190,7 +190,7 @@ impl Relay<'_> {
 
     /// Asks for the id of a transaction that may have written, behind what the client sent: the answer
     /// is known before its end is asked for.
-    pub(crate) fn ask_xid(&mut self) {
+    pub(crate) fn ask_behind(&mut self) {
         let copies = std::mem::take(&mut self.copies);
         let block = &self.client.block;
         if block.unasked
@@ -204,69 +204,112 @@ impl Relay<'_> {
             && self.worker.resolves()
             && self.server.asks_xid
         {
-            self.put_xid(true);
+            self.put_xid(Asks::Alone);
+            self.client.block.asked_behind = true;
         }
     }
 
-    /// Asks for the id of a transaction before its end is passed on.
-    pub(crate) fn before_end(&mut self, script: &Script) {
-        if self.ends_unasked(script) {
-            self.put_xid(true);
+    /// Asks before a simple query is passed on; whether the query has to wait for the answer.
+    ///
+    /// A question behind the first write costs an answer more, for which both sides are woken. Where
+    /// more statements follow as a rule, it is put together with the next of them instead.
+    pub(crate) fn ask_before(&mut self, script: &Script) -> bool {
+        let block = &mut self.client.block;
+        if block.unasked || std::mem::take(&mut block.asked_behind) {
+            self.client.account.learns_what_follows(!script.ends);
         }
-    }
-
-    /// The same inside a pipeline, where no Sync of ours may stand.
-    pub(crate) fn before_end_of_pipeline(&mut self, script: &Script) {
-        if self.ends_unasked(script) {
-            self.put_xid(false);
+        if !self.may_ask() || undoes(script) {
+            return false;
         }
-    }
-
-    fn ends_unasked(&self, script: &Script) -> bool {
         let block = &self.client.block;
-        // Also where nothing was seen to write: a view may hide a function that does.
-        script.ends
-            && block.xid.is_none()
-            && (block.unasked || !block.asked_xid)
+        if block.unasked && script.ends {
+            self.put_xid(Asks::Alone);
+            self.barrier = true;
+            return true;
+        }
+        if block.unasked {
+            self.put_xid(Asks::WithNext);
+            // If the question fails, the server ignores the query too; no other may be behind it.
+            self.barrier_due = true;
+        } else if script.ends && !block.asked_xid {
+            // Nothing was seen to write. A view may hide a function that does.
+            self.put_xid(Asks::Alone);
+        }
+        false
+    }
+
+    /// Asks inside a pipeline before the end of the transaction.
+    pub(crate) fn ask_before_end_of_pipeline(&mut self, script: &Script) {
+        let block = &self.client.block;
+        let asked = block.asked_xid && !block.unasked;
+        if script.ends && !asked && !undoes(script) && self.may_ask() {
+            self.put_xid(Asks::InPipeline);
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        self.client.block.xid.is_none()
             && self.server.asks_xid
             && self.worker.resolves()
             && self.server.exchange.status == Status::InTransaction
             && self.server.exchange.is_quiet()
     }
 
-    fn put_xid(&mut self, sync: bool) {
+    fn put_xid(&mut self, asks: Asks) {
         self.client.block.asked_xid = true;
         self.client.block.unasked = false;
         self.client.block.xid_due += 1;
         let exchange = &mut self.server.exchange;
-        for kind in [Kind::Bind, Kind::Execute, Kind::Close] {
-            exchange.sent(kind, true, Undo::Nothing);
-        }
         let out = &mut self.server.end.out;
+        // A simple query does away with the portal that has no name. Elsewhere that may be the client's.
+        let portal = if let Asks::WithNext = asks { b"" } else { XID_STATEMENT };
+        exchange.sent(Kind::Bind, true, Undo::Nothing);
         put(out, b'B', |out| {
-            for name in [XID_STATEMENT, XID_STATEMENT] {
+            for name in [portal, XID_STATEMENT] {
                 out.put_slice(name);
                 out.put_u8(0);
             }
             out.put_slice(&[0; 6]);
         });
+        exchange.sent(Kind::Execute, true, Undo::Nothing);
         put(out, b'E', |out| {
-            out.put_slice(XID_STATEMENT);
+            out.put_slice(portal);
             out.put_slice(&[0; 5]);
         });
-        put(out, b'C', |out| {
-            out.put_u8(b'P');
-            out.put_slice(XID_STATEMENT);
-            out.put_u8(0);
-        });
-        if sync {
-            self.server.exchange.sent(Kind::Sync, true, Undo::Nothing);
-            put(&mut self.server.end.out, b'S', |_| {});
-        } else {
+        if !portal.is_empty() {
+            exchange.sent(Kind::Close, true, Undo::Nothing);
+            put(out, b'C', |out| {
+                out.put_u8(b'P');
+                out.put_slice(portal);
+                out.put_u8(0);
+            });
+        }
+        match asks {
+            Asks::WithNext => {}
             // So that the answer leaves the server before the transaction ends.
-            put(&mut self.server.end.out, b'H', |_| {});
+            Asks::InPipeline => put(out, b'H', |_| {}),
+            Asks::Alone => {
+                exchange.sent(Kind::Sync, true, Undo::Nothing);
+                put(out, b'S', |_| {});
+            }
         }
     }
+}
+
+/// Where the question for a transaction's id stands.
+#[derive(Clone, Copy)]
+enum Asks {
+    /// It is answered by itself.
+    Alone,
+    /// It is answered together with the simple query behind it.
+    WithNext,
+    /// In a pipeline of the client's.
+    InPipeline,
+}
+
+/// Whether a text does nothing but roll a transaction back: nobody needs to know its id.
+fn undoes(script: &Script) -> bool {
+    script.statements == 1 && matches!(script.first, Verb::Rollback { .. })
 }
 
 /// What a transaction on a replica must not leave in its session: it would keep the client there.

@@ -135,6 +135,8 @@ pub(crate) struct Seen {
     pub(crate) forgot: Option<Vec<Coming>>,
     /// It has forgotten everything of its session.
     pub(crate) discarded: bool,
+    /// A request of ours failed, with which a simple query was sent that is ignored now.
+    pub(crate) lacks_sync: bool,
 }
 
 /// A statement that the server was sent and has not answered yet; and its client's name of it.
@@ -467,8 +469,15 @@ impl Exchange {
             return Ok(passes && self.instead.is_none());
         }
         let instead = self.expect.front_mut().and_then(|e| e.instead.take()).or(hinted);
+        let of_ours = self.expect.front().is_some_and(|e| e.ours);
         loop {
-            match self.expect.front() {
+            match self.expect.front_mut() {
+                // The server ignores it, and is not ready before it is sent a Sync.
+                Some(e) if e.kind == Kind::Query && of_ours => {
+                    e.kind = Kind::Sync;
+                    self.seen.lacks_sync = true;
+                    break;
+                }
                 Some(e) if matches!(e.kind, Kind::Sync | Kind::Query) => break,
                 Some(_) => {}
                 None => {

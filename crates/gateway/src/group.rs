@@ -131,6 +131,9 @@ pub(crate) fn classify(client: &Client, text: &[u8], whole: bool) -> Script {
         functions: &*functions,
         whole: whole && client.lexable,
     };
+    if options.standard_strings && options.whole {
+        return client.account.shapes.borrow_mut().classify(text, &options);
+    }
     sql::classify(text, &options)
 }
 

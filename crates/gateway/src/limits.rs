@@ -87,6 +87,9 @@ pub const STATEMENTS_SWEPT: usize = 1_000;
 /// Idle connections that are looked at for one with the settings wanted.
 pub const SETTINGS_LOOK: usize = 4;
 
+/// Transactions that were not as the last ones, until others are expected to be so too.
+pub const FOLLOWS_LEAD: i8 = 8;
+
 /// Texts that standbys refused, remembered for each account.
 pub const REFUSED_MAX: usize = 10_000;
 

@@ -273,9 +273,10 @@ impl<'a> Relay<'a> {
     fn settle_seen(&mut self) {
         let seen = &mut self.server.exchange.seen;
         if seen.ready {
-            seen.ready = false;
             seen.answered = false;
             self.pausing = false;
+        }
+        if std::mem::take(&mut seen.ready) | std::mem::take(&mut seen.ours) {
             self.barrier &= !self.server.exchange.is_quiet();
         }
         let seen = &mut self.server.exchange.seen;
@@ -292,13 +293,15 @@ impl<'a> Relay<'a> {
             self.server.note_reported();
         }
         let seen = &mut self.server.exchange.seen;
-        seen.ours = false;
         seen.our_error = None;
         // The only rows of ours here are transaction ids: two bytes of count, four of length.
         for row in std::mem::take(&mut seen.rows) {
             let xid = row.get(6..).and_then(number);
             self.client.block.xid = self.client.block.xid.or(xid);
             self.client.block.xid_due = self.client.block.xid_due.saturating_sub(1);
+        }
+        if std::mem::take(&mut seen.lacks_sync) {
+            put(&mut self.server.end.out, b'S', |_| {});
         }
         if let Some(position) = seen.position.take() {
             self.client.block.position = Some(position);
@@ -418,7 +421,8 @@ impl<'a> Relay<'a> {
             self.client.end.slim();
             moved = used > 0;
         }
-        if !moved {
+        // A question of ours goes first.
+        if !moved && self.server.end.out.is_empty() {
             let n = match self.client.end.io.poll_read(cx, scratch) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Event::ClientLeft),

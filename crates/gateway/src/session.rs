@@ -53,7 +53,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &mut Client) -> End {
             return End::Told(Box::new(killed()));
         }
         let served = match client.lost.take() {
-            Some(lost) => after_loss(worker, client, lost, &group).await,
+            Some(lost) => Box::pin(after_loss(worker, client, lost, &group)).await,
             None => transaction(worker, client, &group).await,
         };
         if let Err(end) = served {
@@ -396,7 +396,10 @@ pub(crate) async fn linked(
                             }
                             Err(Unset::Gone(gone)) => {
                                 let why = gone.sentence();
-                                return aftermath::lost(worker, client, server, &why, group).await;
+                                return Box::pin(aftermath::lost(
+                                    worker, client, server, &why, group,
+                                ))
+                                .await;
                             }
                         }
                         relay.asked = false;
@@ -406,7 +409,8 @@ pub(crate) async fn linked(
                     }
                     Err(gone) => {
                         let why = gone.sentence();
-                        return aftermath::lost(worker, client, server, &why, group).await;
+                        return Box::pin(aftermath::lost(worker, client, server, &why, group))
+                            .await;
                     }
                 }
             }
@@ -414,16 +418,16 @@ pub(crate) async fn linked(
             Event::CancelledWait(len) => {
                 tracing::info!("a commit stopped waiting for copies; its answer waits");
                 if !worker.world.settled().await {
-                    return aftermath::lost(worker, client, server, CUT, group).await;
+                    return Box::pin(aftermath::lost(worker, client, server, CUT, group)).await;
                 }
                 let stash = &mut relay.server.end.stash;
                 consume(stash, len);
             }
-            Event::Elsewhere => return elsewhere::goes_on(worker, client, server).await,
+            Event::Elsewhere => return Box::pin(elsewhere::goes_on(worker, client, server)).await,
             Event::Refused(code) => match aftermath::refused(&mut relay, code, group) {
                 Some(after) => {
                     relay.rewind();
-                    finish(client, server).await;
+                    Box::pin(finish(client, server)).await;
                     return Ok(after);
                 }
                 None => {
@@ -432,7 +436,7 @@ pub(crate) async fn linked(
                 }
             },
             Event::ClientLeft => {
-                leave(client, server).await;
+                Box::pin(leave(client, server)).await;
                 return Err(End::Left);
             }
             Event::ClientBroken(error) => {
@@ -448,7 +452,7 @@ pub(crate) async fn linked(
                     relay.rewind();
                     return Ok(After::Again);
                 }
-                return aftermath::lost(worker, client, server, &why, group).await;
+                return Box::pin(aftermath::lost(worker, client, server, &why, group)).await;
             }
             Event::Cut => {
                 if relay.consumed == 0 {
@@ -459,7 +463,7 @@ pub(crate) async fn linked(
                     relay.rewind();
                     return Ok(After::Again);
                 }
-                return aftermath::lost(worker, client, server, CUT, group).await;
+                return Box::pin(aftermath::lost(worker, client, server, CUT, group)).await;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 use quorate_core::Lsn;
-use quorate_core::gateway::{Consistency, PoolMode};
+use quorate_core::gateway::{Consistency, PoolMode, SynchronousCommit};
 
 use crate::acquire::learn_functions;
 use crate::client::{Block, Client, Ending, Pin};
@@ -41,14 +41,21 @@ WHERE source = 'session' \
 AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable')), \
 pg_catalog.current_setting('synchronous_commit')";
 
-/// Looks after a server whose transaction is over.
+/// Looks after a server whose transaction is over. What is seldom needed is in boxes: each client
+/// that waits has room for the rest.
 pub(crate) async fn tidy(
     worker: &Rc<Worker>,
     client: &mut Client,
     server: &mut Server,
 ) -> Result<Next, Gone> {
     let mut block = std::mem::take(&mut client.block);
-    remember(worker, client, server, &block).await?;
+    if block.wrote || sees(client) {
+        let token = match server.part {
+            Part::Writer(_) => block.position.or(server.here.then(|| worker.world.acknowledged())),
+            Part::Replica => Box::pin(replayed(worker, server)).await?,
+        };
+        client.token = client.token.max(token);
+    }
     if block.discarded {
         discarded(client, server);
     }
@@ -57,7 +64,7 @@ pub(crate) async fn tidy(
         all_settings(client, server, &mut block);
     }
     if !block.settings.is_empty() {
-        learn(worker, client, server, &block).await?;
+        Box::pin(learn(worker, client, server, &block)).await?;
     }
     if block.look {
         // Code that is not known may have forgotten what was prepared.
@@ -69,11 +76,16 @@ pub(crate) async fn tidy(
         (false, true) => (worker.now(), limits::FUNCTIONS_UNKNOWN_AGE_MS),
         (false, false) => (worker.coarse(), limits::FUNCTIONS_OLD_MS),
     };
-    learn_functions(&client.account, server, now, age).await?;
-    if looks {
-        look(client, server).await?;
+    if client.account.lacks_functions(now, age) {
+        Box::pin(learn_functions(&client.account, server, now)).await?;
     }
-    keep_floor(client, server).await?;
+    if looks {
+        Box::pin(look(client, server)).await?;
+    }
+    let floor = client.account.spec().floor;
+    if server.applied.get(floor::NAME).is_some_and(|v| floor::is_below(v, floor)) {
+        Box::pin(keep_floor(client, server, floor)).await?;
+    }
     if client.account.spec().mode == PoolMode::Session && client.writes_at.is_none() {
         client.pin(Pin::Session);
     }
@@ -83,30 +95,18 @@ pub(crate) async fn tidy(
 /// The setting that a token is handed over by.
 const TOKEN: &[u8] = b"quorate.token";
 
-/// What later reads of the session must see: what it wrote, and at some levels what it saw.
-async fn remember(
-    worker: &Rc<Worker>,
-    client: &mut Client,
-    server: &mut Server,
-    block: &Block,
-) -> Result<(), Gone> {
-    let sees = matches!(client.asked.consistency, Consistency::Monotonic | Consistency::Causal);
-    if !block.wrote && !sees {
-        return Ok(());
-    }
-    let token = match server.part {
-        Part::Writer(_) => block.position.or(server.here.then(|| worker.world.acknowledged())),
-        // Asked after the read: no more than this was seen.
-        Part::Replica => {
-            let answer = server.ask(b"SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
-            let text = answer.column(0, 0).and_then(|v| std::str::from_utf8(v).ok());
-            let lsn = text.and_then(|v| v.parse::<Lsn>().ok());
-            let term = worker.view().term;
-            lsn.map(|lsn| Token { term, lsn })
-        }
-    };
-    client.token = client.token.max(token);
-    Ok(())
+/// Whether later reads of the session must see what it saw; what it wrote they must see anyway.
+fn sees(client: &Client) -> bool {
+    matches!(client.asked.consistency, Consistency::Monotonic | Consistency::Causal)
+}
+
+/// How far a replica is. Asked after a read: no more than this was seen.
+async fn replayed(worker: &Worker, server: &mut Server) -> Result<Option<Token>, Gone> {
+    let answer = server.ask(b"SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
+    let text = answer.column(0, 0).and_then(|v| std::str::from_utf8(v).ok());
+    let lsn = text.and_then(|v| v.parse::<Lsn>().ok());
+    let term = worker.view().term;
+    Ok(lsn.map(|lsn| Token { term, lsn }))
 }
 
 /// Whether code out of sight may have run that leaves something: of a trigger, a default, a view.
@@ -193,11 +193,12 @@ async fn learn(
 }
 
 /// Raises `synchronous_commit` again where code that nobody could read has lowered it.
-async fn keep_floor(client: &mut Client, server: &mut Server) -> Result<(), Gone> {
-    let floor = client.account.spec().floor;
-    let Some(value) = server.applied.get(floor::NAME).filter(|v| floor::is_below(v, floor)) else {
-        return Ok(());
-    };
+async fn keep_floor(
+    client: &mut Client,
+    server: &mut Server,
+    floor: SynchronousCommit,
+) -> Result<(), Gone> {
+    let value = server.applied.get(floor::NAME).unwrap_or_default();
     tracing::info!(
         user = %client.account.user, database = %client.account.database,
         "code of a client set synchronous_commit to {}, below gateway.synchronous_commit_floor; \

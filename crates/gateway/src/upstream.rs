@@ -92,7 +92,7 @@ impl Relay<'_> {
             if tag == b'X' {
                 return Ok((at + n, Up::Left));
             }
-            if self.must_wait(&message) {
+            if self.must_wait(&message) || self.asks_before(&message) {
                 return Ok((at, Up::More));
             }
             if !self.looked_at && self.server.part == Part::Replica {
@@ -156,6 +156,20 @@ impl Relay<'_> {
         }
     }
 
+    /// Whether a query waits, because the id of its transaction is asked for before it.
+    fn asks_before(&mut self, message: &Message<'_>) -> bool {
+        let block = &self.client.block;
+        let in_block = self.server.exchange.status == Status::InTransaction;
+        if message.tag != b'Q' || !in_block || block.xid.is_some() && !block.asked_behind {
+            return false;
+        }
+        let sql = text(message.body);
+        let script = group::classify(self.client, sql, message.is_whole());
+        let waits = self.ask_before(&script);
+        self.client.peeked = Some((sql.len(), script));
+        waits
+    }
+
     fn message(&mut self, message: Message<'_>) -> Result<(), Error> {
         if self.server.exchange.skips() && message.tag != b'S' {
             return Ok(());
@@ -213,7 +227,6 @@ impl Relay<'_> {
             return;
         }
         self.notes(&script, sql);
-        self.before_end(&script);
         // It may send something itself.
         let deallocated = match message.is_whole() {
             true => self.deallocated(&script, sql, true),
@@ -229,14 +242,18 @@ impl Relay<'_> {
             }),
             None => self.pass(message),
         }
-        self.ask_xid();
+        if self.client.account.more_follows() {
+            self.copies = false;
+        } else {
+            self.ask_behind();
+        }
     }
 
     fn sync(&mut self, message: Message<'_>) {
         self.server.exchange.sent(Kind::Sync, false, Undo::Nothing);
         self.ends_group();
         self.pass(message);
-        self.ask_xid();
+        self.ask_behind();
     }
 
     fn parse(&mut self, message: Message<'_>) -> Result<(), Error> {
@@ -257,6 +274,8 @@ impl Relay<'_> {
             self.below_floor(lowers);
             return Ok(());
         }
+        // At its Bind there is an answer to wait for.
+        self.ask_before_end_of_pipeline(&statement.script);
         if let Some(instead) = self.deallocates(&statement) {
             statement = instead;
         }
@@ -394,8 +413,8 @@ impl Relay<'_> {
                 return Ok(());
             }
             Some(statement) => {
+                self.ask_before_end_of_pipeline(&statement.script);
                 self.notes(&statement.script, &statement.text);
-                self.before_end_of_pipeline(&statement.script);
             }
             None => self.client.block.writes(),
         }

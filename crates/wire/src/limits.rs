@@ -26,3 +26,9 @@ pub const SQL_DEPTH_MAX: u32 = 120;
 
 /// Longest name of a function or setting; PostgreSQL cuts identifiers there.
 pub const SQL_NAME_MAX: usize = 63;
+
+/// Shapes of statements that are remembered for an account; a power of two.
+pub const SHAPES: usize = 32;
+
+/// Longest text that is remembered as a shape.
+pub const SHAPE_TEXT_MAX: usize = 1024;

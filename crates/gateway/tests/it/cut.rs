@@ -25,6 +25,8 @@ in_both_modes! {
     a_write_under_way_is_unknown
     a_read_under_way_is_made_again
     a_commit_under_way_is_answered_by_its_fate
+    a_commit_right_behind_a_write_is_answered_by_its_fate
+    a_question_that_fails_is_told_as_the_answer_to_what_was_behind_it
     a_commit_of_nothing_is_done
     a_rollback_under_way_is_done
     a_pipeline_under_way_is_told_once_for_each_sync
@@ -212,6 +214,13 @@ impl Locked {
         Ok(Locked(admin))
     }
 
+    /// The rows of another table.
+    async fn rows(door: &Door, table: &str) -> Result<Locked> {
+        let admin = door.admin().await?;
+        admin.batch_execute(&format!("BEGIN; SELECT FROM {table} FOR UPDATE")).await?;
+        Ok(Locked(admin))
+    }
+
     async fn release(self) -> Result<()> {
         Ok(self.0.batch_execute("COMMIT").await?)
     }
@@ -354,6 +363,68 @@ async fn a_commit_under_way_is_answered_by_its_fate(mode: Mode) -> Result<()> {
     let mut raw = unanswered(&door, false, "INSERT INTO t VALUES (1)").await?;
     assert_eq!(raw.answer().await?.code(), "08007");
     assert!(door.cluster.fates.lock().unwrap().is_empty());
+    Ok(())
+}
+
+/// Transactions after whose first write more follows, or nothing.
+async fn get_used_to(raw: &mut Raw, more: bool) -> Result<()> {
+    for _ in 0..20 {
+        raw.ask("BEGIN").await?.ok();
+        raw.ask("INSERT INTO used VALUES (1)").await?.ok();
+        if more {
+            raw.ask("SELECT 1").await?.ok();
+        }
+        raw.ask("COMMIT").await?.ok();
+    }
+    Ok(())
+}
+
+async fn a_commit_right_behind_a_write_is_answered_by_its_fate(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut setup = door.raw().await?;
+    setup.ask("CREATE TABLE used(i int); CREATE TABLE p(i int PRIMARY KEY)").await?.ok();
+    setup.ask("INSERT INTO p VALUES (1)").await?.ok();
+    let sql = "CREATE TABLE t(i int REFERENCES p DEFERRABLE INITIALLY DEFERRED)";
+    setup.ask(sql).await?.ok();
+    for more in [false, true] {
+        door.cluster.fate.send_replace(Some(Fate::Aborted));
+        door.cluster.fates.lock().unwrap().clear();
+        let mut raw = door.raw().await?;
+        get_used_to(&mut raw, more).await?;
+        let locked = Locked::rows(&door, "p").await?;
+        raw.ask("BEGIN").await?.ok();
+        raw.ask("INSERT INTO t VALUES (1)").await?.ok();
+        raw.say(Say::new().query("COMMIT")).await?;
+        door.in_server("query = 'COMMIT' AND wait_event_type = 'Lock'").await;
+        door.no_writer();
+        let answer = raw.answer().await?;
+        assert_eq!((answer.code(), answer.status), ("40001", 'I'), "{more}");
+        let asked = door.cluster.fates.lock().unwrap().clone();
+        assert_eq!(asked.len(), 1, "{more}");
+        locked.release().await?;
+        let sql = format!("SELECT pg_xact_status('{}') IS NOT NULL", asked[0].xid);
+        assert_eq!(door.value(&sql).await?, "t");
+        door.writer(Term(door.cluster_term().0 + 1));
+        assert_eq!(raw.value("SELECT 1").await?, "1");
+    }
+    Ok(())
+}
+
+async fn a_question_that_fails_is_told_as_the_answer_to_what_was_behind_it(
+    mode: Mode,
+) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("CREATE TABLE used(i int)").await?.ok();
+    get_used_to(&mut raw, true).await?;
+    raw.ask("BEGIN").await?.ok();
+    raw.ask("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$").await?.ok();
+    // The statement that asks is gone.
+    let answer = raw.exchange(Say::new().query("INSERT INTO used VALUES (2)")).await?;
+    assert_eq!((&answer.tags[..], answer.code(), answer.status), ("EZ", "26000", 'E'));
+    assert_eq!(raw.ask("SELECT 1").await?.code(), "25P02");
+    assert_eq!(raw.ask("ROLLBACK").await?.ok().status, 'I');
+    assert_eq!(raw.value("SELECT count(*) FROM used WHERE i = 2").await?, "0");
     Ok(())
 }
 

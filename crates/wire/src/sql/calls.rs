@@ -178,6 +178,7 @@ impl Scan<'_> {
     /// `set_config(name, value, is_local)`; the opening parenthesis was taken.
     fn set_config(&mut self) {
         self.script.configures = true;
+        self.script.by_values = true;
         self.write(Why::Function);
         let Some(arguments) = self.arguments() else {
             return self.leave(Leaves::SETTING.with(Leaves::UNKNOWN_SETTING));
@@ -198,6 +199,7 @@ impl Scan<'_> {
 
     /// `current_setting(name [, missing_ok])`.
     fn current_setting(&mut self) {
+        self.script.by_values = true;
         let mut ahead = self.lexer;
         let name = ahead.next();
         let plain =

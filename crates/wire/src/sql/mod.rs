@@ -18,6 +18,7 @@
 use std::fmt;
 
 pub use set::{Name, Reset, Set, SetScope, Show};
+pub use shapes::Shapes;
 pub use verb::{Close, CopyKind, Deallocate, Discard, Isolation, Modes, Verb};
 
 mod bytes;
@@ -29,6 +30,7 @@ mod keyword;
 mod lexer;
 mod scan;
 mod set;
+mod shapes;
 mod verb;
 mod walk;
 mod words;
@@ -120,6 +122,8 @@ pub struct Script {
     pub leaves: Leaves,
     /// Whether `set_config` is called by its name.
     pub configures: bool,
+    /// Whether what the string says in its literals had a part in this.
+    pub by_values: bool,
     /// Whether a statement may return rows.
     pub returns_rows: bool,
     /// The same for strings that differ in literals, parameters, comments, spacing or case only.

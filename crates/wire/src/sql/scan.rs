@@ -41,6 +41,7 @@ impl<'a> Scan<'a> {
                 begins: false,
                 leaves: Leaves::NONE,
                 configures: false,
+                by_values: false,
                 returns_rows: false,
                 fingerprint: 0,
                 directive: None,

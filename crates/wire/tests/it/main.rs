@@ -7,6 +7,7 @@ mod laws;
 mod lexing;
 mod probes;
 mod reads;
+mod shapes;
 
 use quorate_wire::sql::{Access, Functions, Knowledge, Options, Script, classify};
 

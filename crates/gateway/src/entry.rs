@@ -319,6 +319,7 @@ async fn welcome(
     let whose = (Rc::clone(&account), name);
     let (handle, key) = handle(worker, shared, &hello, whose, startup.version);
     let out = &mut hello.end.out;
+    out.reserve(limits::WELCOME);
     put(out, AUTHENTICATION, |out| out.put_u32(0));
     for (name, value) in &known.reported {
         put(out, b'S', |out| {

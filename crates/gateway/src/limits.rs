@@ -87,6 +87,9 @@ pub const STATEMENTS_SWEPT: usize = 1_000;
 /// Idle connections that are looked at for one with the settings wanted.
 pub const SETTINGS_LOOK: usize = 4;
 
+/// Room for what a client is told when it comes in; most need less.
+pub const WELCOME: usize = 1024;
+
 /// Transactions that were not as the last ones, until others are expected to be so too.
 pub const FOLLOWS_LEAD: i8 = 8;
 

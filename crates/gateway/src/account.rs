@@ -95,8 +95,6 @@ pub(crate) struct Account {
     pub(crate) times: Times,
     /// When the functions were read last, by the clock of the worker.
     pub(crate) functions_read: Cell<u64>,
-    /// Replication connections.
-    pub(crate) replicating: Cell<usize>,
     /// Held back by an operator: PAUSE.
     pub(crate) paused: Cell<bool>,
 }
@@ -115,7 +113,6 @@ impl Account {
             counters: Counters::default(),
             times: Times::default(),
             functions_read: Cell::new(0),
-            replicating: Cell::new(0),
             paused: Cell::new(false),
         })
     }

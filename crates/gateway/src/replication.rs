@@ -2,8 +2,9 @@
 //! end. Physical ones take the log as it is, those to a database decode it. What may leave, and when,
 //! is decided on the writer's node ([`crate::sender`]).
 
-use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::BytesMut;
@@ -15,12 +16,13 @@ use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::client::{Handle, Linked, Pin, State};
+use crate::frontend::Shared;
 use crate::io::End;
 use crate::login::{self, Wish};
 use crate::server::{Part, Reins};
 use crate::session::CUT;
 use crate::stream::BoxStream;
-use crate::worker::Worker;
+use crate::worker::{AccountName, Worker};
 use crate::world::Writer;
 use crate::{limits, opening, sender};
 
@@ -109,32 +111,58 @@ pub(crate) fn allowed(account: &Account, reads_only: bool) -> Result<(), Report>
     }
 }
 
+/// Replication connections by account, of all threads of a gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<HashMap<AccountName, usize>>);
+
 /// A place among an account's replication connections.
-struct Place<'a>(&'a Cell<usize>);
+struct Place<'a>(&'a Places, AccountName);
+
+impl Places {
+    /// `None` when all of them are taken.
+    fn take(&self, account: &Account) -> Option<Place<'_>> {
+        let name = (account.database.clone(), account.user.clone());
+        let mut taken = self.taken();
+        let taken = taken.entry(name.clone()).or_default();
+        if *taken >= limits::REPLICATION_ACCOUNT_MAX {
+            return None;
+        }
+        *taken += 1;
+        Some(Place(self, name))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<AccountName, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let Self(places, name) = self;
+        let mut all = places.taken();
+        if let Some(taken) = all.get_mut(name) {
+            *taken -= 1;
+            if *taken == 0 {
+                all.remove(name);
+            }
+        }
     }
 }
 
 /// Serves a client that may come in, to its end. What it is to be told last.
 pub(crate) async fn serve(
-    worker: &Rc<Worker>,
+    (worker, shared): (&Rc<Worker>, &Shared),
     end: &mut End,
     handle: &Rc<Handle>,
     (packet, key): (&[u8], &CancelKey),
 ) -> Option<Report> {
     let account = &handle.account;
-    if account.replicating.get() >= limits::REPLICATION_ACCOUNT_MAX {
+    let Some(_place) = shared.replicating.take(account) else {
         let max = limits::REPLICATION_ACCOUNT_MAX;
         let message = "too many replication connections of this role";
-        let hint =
-            format!("Each thread of a gateway takes {max} of a role to a database. End one.");
+        let hint = format!("Each gateway takes {max} of a role to a database. End one.");
         return Some(Report::fatal("53300", message).hint(hint));
-    }
-    account.replicating.set(account.replicating.get() + 1);
-    let _place = Place(&account.replicating);
+    };
     handle.state.set(State::Waiting);
     let writer = match writer(worker).await {
         Ok(writer) => writer,

@@ -24,6 +24,7 @@ in_both_modes! {
     a_change_of_writer_ends_it
     nobody_passes_for_our_own_standby
     they_are_counted_and_shown
+    all_threads_count_together
 }
 
 /// A door to a server whose log can be decoded, and whose users may take it as it is.
@@ -358,6 +359,29 @@ async fn they_are_counted_and_shown(mode: Mode) -> Result<()> {
     console.ask(&format!("KILL_CLIENT {id}")).await?.ok();
     drop(all);
     eventually("their places are free", async || raw(&door, "true", &[]).await.ok().map(drop))
+        .await;
+    Ok(())
+}
+
+async fn all_threads_count_together(mode: Mode) -> Result<()> {
+    let server = Arc::new(Server::primary(&["wal_level=logical"]).await?);
+    let mut wanted = wanted();
+    wanted.workers = 4;
+    let door = Door::before(server, mode, wanted, None).await?;
+    settled(&door, Some(true));
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.push(raw(&door, "database", &[]).await?);
+    }
+    for _ in 0..4 {
+        let refused = raw(&door, "database", &[]).await.map(drop).unwrap_err().to_string();
+        assert!(refused.contains("53300") && refused.contains("role"), "{refused}");
+    }
+    // Others have places of their own.
+    let postgres = [("user", "postgres"), ("database", "postgres"), ("replication", "database")];
+    Raw::session(door.address, &postgres).await?;
+    all.pop();
+    eventually("its place is free", async || raw(&door, "database", &[]).await.ok().map(drop))
         .await;
     Ok(())
 }

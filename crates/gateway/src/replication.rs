@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::BytesMut;
-use quorate_wire::backend::{ERROR, KEY_DATA, Report};
+use quorate_wire::backend::{ERROR, KEY_DATA, READY, Report};
 use quorate_wire::frame::{self, put};
 use quorate_wire::{CancelKey, Event, Splitter, Startup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -164,29 +164,18 @@ pub(crate) async fn serve(
         return Some(Report::fatal("53300", message).hint(hint));
     };
     handle.state.set(State::Waiting);
-    let writer = match writer(worker).await {
-        Ok(writer) => writer,
+    let entered = tokio::select! {
+        biased;
+        entered = enter(worker, packet, key) => entered,
+        () = left(end) => return None,
+    };
+    let Entered { server, writer, reins, greeting } = match entered {
+        Ok(entered) => entered,
         Err(report) => return Some(report),
     };
-    let reins = Rc::<Reins>::default();
-    worker.follow_reins(&reins, Part::Writer(writer.term), writer.here);
-    let mut server = match stream(worker, writer).await {
-        Ok(server) => server,
-        Err(why) => return Some(Report::fatal("57P03", why).hint("Try again in a moment.")),
-    };
-    if server.write_all(packet).await.is_err() || server.flush().await.is_err() {
-        return Some(gone("the server was lost"));
-    }
-    let greeted = timeout(limits::REPLICATION_LOGIN_WAIT, greeting(end, &mut server, key)).await;
-    let (rest, server_key) = match greeted {
-        Ok(Ok(Some(greeted))) => greeted,
-        Ok(Ok(None)) => return None,
-        Ok(Err(_)) => return Some(gone("the server was lost")),
-        Err(_) => {
-            let message = "no standby holds what the writer has written";
-            return Some(Report::fatal("57P03", message).hint("Try again in a moment."));
-        }
-    };
+    end.out.extend_from_slice(&greeting.said);
+    end.drain().await.ok()?;
+    let server_key = greeting.key?;
     let linked = Linked { reins, key: server_key, node: writer.node, here: writer.here };
     let linked = Rc::new(linked);
     *handle.linked.borrow_mut() = Some(Rc::clone(&linked));
@@ -196,7 +185,7 @@ pub(crate) async fn serve(
         user = %account.user, database = %account.database, client = %handle.address,
         node = %writer.node, "a replication client came"
     );
-    let said = splice(end, server, rest, &linked.reins).await;
+    let said = splice(end, server, greeting.rest, &linked.reins).await;
     tracing::info!(
         user = %account.user, database = %account.database, client = %handle.address,
         "a replication client left"
@@ -208,6 +197,41 @@ fn gone(why: &str) -> Report {
     Report::fatal("57P01", format!("the replication connection ended: {why}"))
         .detail("It was to the writer of this cluster. Slots are not carried over to another one.")
         .hint("Reconnect; if the writer moved, the slot may have to be made anew.")
+}
+
+/// A server that has greeted a client.
+struct Entered {
+    server: BoxStream,
+    writer: Writer,
+    reins: Rc<Reins>,
+    greeting: Greeting,
+}
+
+/// Logs in to the writer, waiting for whatever has to be waited for.
+async fn enter(worker: &Rc<Worker>, packet: &[u8], key: &CancelKey) -> Result<Entered, Report> {
+    let writer = writer(worker).await?;
+    let reins = Rc::<Reins>::default();
+    worker.follow_reins(&reins, Part::Writer(writer.term), writer.here);
+    let again = |why: String| Report::fatal("57P03", why).hint("Try again in a moment.");
+    let mut server = stream(worker, writer).await.map_err(again)?;
+    let lost = |_: std::io::Error| gone("the server was lost");
+    server.write_all(packet).await.map_err(lost)?;
+    server.flush().await.map_err(lost)?;
+    let greeted = timeout(limits::REPLICATION_LOGIN_WAIT, greeting(&mut server, key)).await;
+    let late = |_| again("no standby holds what the writer has written".to_owned());
+    let greeting = greeted.map_err(late)?.map_err(lost)?;
+    Ok(Entered { server, writer, reins, greeting })
+}
+
+/// Waits until a client is gone that waits itself. What it says too early is kept.
+async fn left(end: &mut End) {
+    while end.stash.len() < limits::PENDING_MAX {
+        if !end.fill().await.is_ok_and(|n| n > 0) {
+            return;
+        }
+    }
+    // Whoever says so much is not listened to before its turn.
+    std::future::pending().await
 }
 
 /// The writer, waiting while there is none.
@@ -248,19 +272,24 @@ async fn stream(worker: &Rc<Worker>, writer: Writer) -> Result<BoxStream, String
     Ok(Box::new(ours))
 }
 
-/// Passes a server's greeting on, with the client's own key in place of the server's. What came
-/// behind it, and the server's key; `None` when the client was refused.
-async fn greeting(
-    end: &mut End,
-    server: &mut BoxStream,
-    key: &CancelKey,
-) -> std::io::Result<Option<(BytesMut, CancelKey)>> {
-    let mut buf = BytesMut::new();
+/// What a server says to who comes in.
+struct Greeting {
+    /// For the client, with its own key in place of the server's.
+    said: BytesMut,
+    /// What came behind it.
+    rest: BytesMut,
+    /// The server's key; `None` when the client was refused.
+    key: Option<CancelKey>,
+}
+
+async fn greeting(server: &mut BoxStream, key: &CancelKey) -> std::io::Result<Greeting> {
+    let mut rest = BytesMut::new();
+    let mut said = BytesMut::new();
     let mut server_key = CancelKey { pid: 0, secret: bytes::Bytes::new() };
     loop {
-        let taken = frame::take(&mut buf, limits::GREETING_MAX).map_err(std::io::Error::other)?;
+        let taken = frame::take(&mut rest, limits::GREETING_MAX).map_err(std::io::Error::other)?;
         let Some(message) = taken else {
-            if server.read_buf(&mut buf).await? == 0 {
+            if server.read_buf(&mut rest).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
             continue;
@@ -268,16 +297,17 @@ async fn greeting(
         match message.tag {
             KEY_DATA => {
                 server_key = CancelKey::parse(&message.body).map_err(std::io::Error::other)?;
-                put(&mut end.out, KEY_DATA, |out| {
+                put(&mut said, KEY_DATA, |out| {
                     out.extend_from_slice(&key.pid.to_be_bytes());
                     out.extend_from_slice(&key.secret);
                 });
             }
-            tag => put(&mut end.out, tag, |out| out.extend_from_slice(&message.body)),
+            tag => put(&mut said, tag, |out| out.extend_from_slice(&message.body)),
         }
-        if matches!(message.tag, ERROR | b'Z') {
-            end.drain().await?;
-            return Ok((message.tag != ERROR).then_some((buf, server_key)));
+        match message.tag {
+            ERROR => return Ok(Greeting { said, rest, key: None }),
+            READY => return Ok(Greeting { said, rest, key: Some(server_key) }),
+            _ => {}
         }
     }
 }

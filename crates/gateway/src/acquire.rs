@@ -400,8 +400,9 @@ pub(crate) async fn learn_functions(
     account.functions_read.set(now);
     let answer = server.ask(functions::QUERY.as_bytes()).await?;
     let hidden = server.ask(functions::HIDDEN.as_bytes()).await?;
-    match answer.failed().or(hidden.failed()) {
-        None => account.set_functions(functions::Catalog::read(&answer, &hidden)),
+    let relations = server.ask(functions::RELATIONS.as_bytes()).await?;
+    match answer.failed().or(hidden.failed()).or(relations.failed()) {
+        None => account.set_functions(functions::Catalog::read(&answer, &hidden, &relations)),
         Some(why) => tracing::warn!(
             database = %account.database,
             "cannot read the functions of a database; statements that call them go to the writer: \

@@ -100,8 +100,6 @@ pub(crate) struct Account {
     pub(crate) functions_read: Cell<u64>,
     /// How much more often transactions went on behind their first write lately than ended there.
     more_follows: Cell<i8>,
-    /// Replication connections.
-    pub(crate) replicating: Cell<usize>,
     /// Held back by an operator: PAUSE.
     pub(crate) paused: Cell<bool>,
 }
@@ -122,7 +120,6 @@ impl Account {
             times: Times::default(),
             functions_read: Cell::new(0),
             more_follows: Cell::new(0),
-            replicating: Cell::new(0),
             paused: Cell::new(false),
         })
     }

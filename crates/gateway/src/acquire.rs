@@ -104,20 +104,19 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     match way(client, &view, worker, group)? {
         Way::Writer(because) => {
             read_only::allows_writer(client, group)?;
-            to_writer(client, because);
+            client.route.set(Route::Writer(because));
             writer(worker, &client.account, &client.settings).await
         }
         Way::Replica { node, incarnation } => {
             let (account, settings) = (&client.account, &client.settings);
             match replica(worker, (account, settings), &view, (node, incarnation)).await {
                 Some(server) => {
-                    count(&client.account.counters.on_replicas);
                     client.route.set(Route::Replica);
                     Ok(server)
                 }
                 None => {
                     read_only::allows_writer(client, group)?;
-                    to_writer(client, Because::NoReplica);
+                    client.route.set(Route::Writer(Because::NoReplica));
                     writer(worker, account, settings).await
                 }
             }
@@ -130,14 +129,6 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 ),
         )),
     }
-}
-
-/// Takes note that the writer serves what comes now, and why.
-pub(crate) fn to_writer(client: &Client, because: Because) {
-    if let Some(counter) = client.account.counters.to_writer.get(because as usize) {
-        count(counter);
-    }
-    client.route.set(Route::Writer(because));
 }
 
 /// A connection to the writer; waits while there is none.
@@ -408,8 +399,9 @@ pub(crate) async fn learn_functions(
     account.functions_read.set(now);
     let answer = server.ask(functions::QUERY.as_bytes()).await?;
     let hidden = server.ask(functions::HIDDEN.as_bytes()).await?;
-    match answer.failed().or(hidden.failed()) {
-        None => account.set_functions(functions::Catalog::read(&answer, &hidden)),
+    let relations = server.ask(functions::RELATIONS.as_bytes()).await?;
+    match answer.failed().or(hidden.failed()).or(relations.failed()) {
+        None => account.set_functions(functions::Catalog::read(&answer, &hidden, &relations)),
         Some(why) => tracing::warn!(
             database = %account.database,
             "cannot read the functions of a database; statements that call them go to the writer: \

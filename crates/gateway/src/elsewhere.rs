@@ -10,6 +10,7 @@ use crate::aftermath::{self, After};
 use crate::client::{Block, Client, Lost, Pin};
 use crate::group::Group;
 use crate::limits;
+use crate::metrics::Route;
 use crate::read_only;
 use crate::route::Because;
 use crate::server::{Gone, Server};
@@ -58,7 +59,7 @@ pub(crate) async fn goes_on(
             return Ok(After::Done);
         }
     };
-    acquire::to_writer(client, Because::Writes);
+    client.route.set(Route::Writer(Because::Writes));
     link(client, &server);
     client.block = carried;
     let group = Group { access: Access::Write, whole: false, ..Group::nothing() };

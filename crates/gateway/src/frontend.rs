@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     orders: Mutex<Vec<mpsc::UnboundedSender<Order>>>,
     /// Clients of all threads.
     pub(crate) clients: AtomicUsize,
+    pub(crate) replicating: replication::Places,
     random: ring::rand::SystemRandom,
     /// Makes verifiers for roles that do not exist.
     pub(crate) decoy: [u8; 32],
@@ -45,7 +46,8 @@ impl Shared {
         let random = ring::rand::SystemRandom::new();
         let decoy = world.secret();
         let (orders, clients) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { world, tls, orders, clients, random, decoy })
+        let replicating = replication::Places::default();
+        Arc::new(Self { world, tls, orders, clients, replicating, random, decoy })
     }
 
     /// One more thread: its orders.
@@ -314,7 +316,8 @@ pub(crate) async fn client(
             let (mut end, handle, packet, key) = *visitor;
             worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
             let with = (&packet[..], &key);
-            let said = Box::pin(replication::serve(&worker, &mut end, &handle, with)).await;
+            let to = (&worker, &*shared);
+            let said = Box::pin(replication::serve(to, &mut end, &handle, with)).await;
             worker.clients.borrow_mut().remove(&handle.id);
             if let Some(report) = said {
                 Box::pin(entry::say(&mut end, &report)).await;

@@ -67,8 +67,8 @@ pub const RETRIES_MAX: u32 = 3;
 /// and copies in the making need up to 18.
 pub const REPLICATION_MAX: usize = 8;
 
-/// Replication connections of one account through a thread of a gateway: a subscription that copies
-/// its tables has four.
+/// Replication connections of one account through a gateway: a subscription that copies its tables
+/// has four.
 pub const REPLICATION_ACCOUNT_MAX: usize = 6;
 
 /// How long the login of a replication connection may wait for standbys.

@@ -13,7 +13,9 @@ use crate::aftermath::{self, After};
 use crate::client::{Block, Client, Lost};
 use crate::group::{self, Group};
 use crate::limits;
+use crate::metrics::Route;
 use crate::own::first_verb;
+use crate::route::Because;
 use crate::session::{End, Unset, link, linked, protocol, refuse, settings};
 use crate::worker::Worker;
 
@@ -77,6 +79,7 @@ pub(crate) async fn after_loss(
     match doomed.await {
         Ok(server) => {
             link(client, &server);
+            client.route.set(Route::Writer(Because::Writes));
             client.block = Block::default();
             client.began = Some(worker.micros());
             let group = Group { access: Access::Write, whole: false, ..*group };

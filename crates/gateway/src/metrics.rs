@@ -16,7 +16,7 @@ use crate::worker::Worker;
 pub(crate) struct Counters {
     /// Transactions, or statements outside of one, that were answered.
     pub(crate) transactions: Cell<u64>,
-    /// Of these, on replicas.
+    /// Of these, by replicas.
     pub(crate) on_replicas: Cell<u64>,
     /// Statements that were run again elsewhere.
     pub(crate) repeated: Cell<u64>,
@@ -26,7 +26,7 @@ pub(crate) struct Counters {
     pub(crate) expired: Cell<u64>,
     /// COMMITs whose answer was lost, by what became known.
     pub(crate) fates: [Cell<u64>; 3],
-    /// Transactions that went to the writer, by reason.
+    /// And by the writer, by the reason why it was the writer.
     pub(crate) to_writer: [Cell<u64>; Because::ALL.len()],
     /// Connections to servers that were opened.
     pub(crate) opened: Cell<u64>,
@@ -37,6 +37,15 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// A transaction was answered: once, and where it came to its end, whatever was tried before.
+    pub(crate) fn served(&self, route: Route) {
+        count(&self.transactions);
+        match route {
+            Route::Replica => count(&self.on_replicas),
+            Route::Writer(because) => count(&self.to_writer[because as usize]),
+        }
+    }
+
     /// All of them by name, but for the reasons.
     fn named(&self) -> [(&'static str, u64); 11] {
         [
@@ -124,7 +133,7 @@ pub struct AccountMetrics {
     pub user: String,
     /// Counters by name; all of them are there from the beginning.
     pub counters: BTreeMap<&'static str, u64>,
-    /// Transactions that went to the writer, by reason; all of them, too.
+    /// Transactions that the writer answered, by reason; all of them, too.
     pub to_writer: BTreeMap<&'static str, u64>,
     /// Clients that keep their server now, by reason; all of them, too.
     pub pinned: BTreeMap<&'static str, u64>,

@@ -2,12 +2,13 @@
 //! end. Physical ones take the log as it is, those to a database decode it. What may leave, and when,
 //! is decided on the writer's node ([`crate::sender`]).
 
-use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::BytesMut;
-use quorate_wire::backend::{ERROR, KEY_DATA, Report};
+use quorate_wire::backend::{ERROR, KEY_DATA, READY, Report};
 use quorate_wire::frame::{self, put};
 use quorate_wire::{CancelKey, Event, Splitter, Startup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,12 +16,13 @@ use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::client::{Handle, Linked, Pin, State};
+use crate::frontend::Shared;
 use crate::io::End;
 use crate::login::{self, Wish};
 use crate::server::{Part, Reins};
 use crate::session::CUT;
 use crate::stream::BoxStream;
-use crate::worker::Worker;
+use crate::worker::{AccountName, Worker};
 use crate::world::Writer;
 use crate::{limits, opening, sender};
 
@@ -109,56 +111,71 @@ pub(crate) fn allowed(account: &Account, reads_only: bool) -> Result<(), Report>
     }
 }
 
+/// Replication connections by account, of all threads of a gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<HashMap<AccountName, usize>>);
+
 /// A place among an account's replication connections.
-struct Place<'a>(&'a Cell<usize>);
+struct Place<'a>(&'a Places, AccountName);
+
+impl Places {
+    /// `None` when all of them are taken.
+    fn take(&self, account: &Account) -> Option<Place<'_>> {
+        let name = (account.database.clone(), account.user.clone());
+        let mut taken = self.taken();
+        let taken = taken.entry(name.clone()).or_default();
+        if *taken >= limits::REPLICATION_ACCOUNT_MAX {
+            return None;
+        }
+        *taken += 1;
+        Some(Place(self, name))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<AccountName, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let Self(places, name) = self;
+        let mut all = places.taken();
+        if let Some(taken) = all.get_mut(name) {
+            *taken -= 1;
+            if *taken == 0 {
+                all.remove(name);
+            }
+        }
     }
 }
 
 /// Serves a client that may come in, to its end. What it is to be told last.
 pub(crate) async fn serve(
-    worker: &Rc<Worker>,
+    (worker, shared): (&Rc<Worker>, &Shared),
     end: &mut End,
     handle: &Rc<Handle>,
     (packet, key): (&[u8], &CancelKey),
 ) -> Option<Report> {
     let account = &handle.account;
-    if account.replicating.get() >= limits::REPLICATION_ACCOUNT_MAX {
+    let Some(_place) = shared.replicating.take(account) else {
         let max = limits::REPLICATION_ACCOUNT_MAX;
         let message = "too many replication connections of this role";
-        let hint =
-            format!("Each thread of a gateway takes {max} of a role to a database. End one.");
+        let hint = format!("Each gateway takes {max} of a role to a database. End one.");
         return Some(Report::fatal("53300", message).hint(hint));
-    }
-    account.replicating.set(account.replicating.get() + 1);
-    let _place = Place(&account.replicating);
+    };
     handle.state.set(State::Waiting);
-    let writer = match writer(worker).await {
-        Ok(writer) => writer,
+    let entered = tokio::select! {
+        biased;
+        entered = enter(worker, packet, key) => entered,
+        () = left(end) => return None,
+    };
+    let Entered { server, writer, reins, greeting } = match entered {
+        Ok(entered) => entered,
         Err(report) => return Some(report),
     };
-    let reins = Rc::<Reins>::default();
-    worker.follow_reins(&reins, Part::Writer(writer.term), writer.here);
-    let mut server = match stream(worker, writer).await {
-        Ok(server) => server,
-        Err(why) => return Some(Report::fatal("57P03", why).hint("Try again in a moment.")),
-    };
-    if server.write_all(packet).await.is_err() || server.flush().await.is_err() {
-        return Some(gone("the server was lost"));
-    }
-    let greeted = timeout(limits::REPLICATION_LOGIN_WAIT, greeting(end, &mut server, key)).await;
-    let (rest, server_key) = match greeted {
-        Ok(Ok(Some(greeted))) => greeted,
-        Ok(Ok(None)) => return None,
-        Ok(Err(_)) => return Some(gone("the server was lost")),
-        Err(_) => {
-            let message = "no standby holds what the writer has written";
-            return Some(Report::fatal("57P03", message).hint("Try again in a moment."));
-        }
-    };
+    end.out.extend_from_slice(&greeting.said);
+    end.drain().await.ok()?;
+    let server_key = greeting.key?;
     let linked = Linked { reins, key: server_key, node: writer.node, here: writer.here };
     let linked = Rc::new(linked);
     *handle.linked.borrow_mut() = Some(Rc::clone(&linked));
@@ -168,7 +185,7 @@ pub(crate) async fn serve(
         user = %account.user, database = %account.database, client = %handle.address,
         node = %writer.node, "a replication client came"
     );
-    let said = splice(end, server, rest, &linked.reins).await;
+    let said = splice(end, server, greeting.rest, &linked.reins).await;
     tracing::info!(
         user = %account.user, database = %account.database, client = %handle.address,
         "a replication client left"
@@ -180,6 +197,41 @@ fn gone(why: &str) -> Report {
     Report::fatal("57P01", format!("the replication connection ended: {why}"))
         .detail("It was to the writer of this cluster. Slots are not carried over to another one.")
         .hint("Reconnect; if the writer moved, the slot may have to be made anew.")
+}
+
+/// A server that has greeted a client.
+struct Entered {
+    server: BoxStream,
+    writer: Writer,
+    reins: Rc<Reins>,
+    greeting: Greeting,
+}
+
+/// Logs in to the writer, waiting for whatever has to be waited for.
+async fn enter(worker: &Rc<Worker>, packet: &[u8], key: &CancelKey) -> Result<Entered, Report> {
+    let writer = writer(worker).await?;
+    let reins = Rc::<Reins>::default();
+    worker.follow_reins(&reins, Part::Writer(writer.term), writer.here);
+    let again = |why: String| Report::fatal("57P03", why).hint("Try again in a moment.");
+    let mut server = stream(worker, writer).await.map_err(again)?;
+    let lost = |_: std::io::Error| gone("the server was lost");
+    server.write_all(packet).await.map_err(lost)?;
+    server.flush().await.map_err(lost)?;
+    let greeted = timeout(limits::REPLICATION_LOGIN_WAIT, greeting(&mut server, key)).await;
+    let late = |_| again("no standby holds what the writer has written".to_owned());
+    let greeting = greeted.map_err(late)?.map_err(lost)?;
+    Ok(Entered { server, writer, reins, greeting })
+}
+
+/// Waits until a client is gone that waits itself. What it says too early is kept.
+async fn left(end: &mut End) {
+    while end.stash.len() < limits::PENDING_MAX {
+        if !end.fill().await.is_ok_and(|n| n > 0) {
+            return;
+        }
+    }
+    // Whoever says so much is not listened to before its turn.
+    std::future::pending().await
 }
 
 /// The writer, waiting while there is none.
@@ -220,19 +272,24 @@ async fn stream(worker: &Rc<Worker>, writer: Writer) -> Result<BoxStream, String
     Ok(Box::new(ours))
 }
 
-/// Passes a server's greeting on, with the client's own key in place of the server's. What came
-/// behind it, and the server's key; `None` when the client was refused.
-async fn greeting(
-    end: &mut End,
-    server: &mut BoxStream,
-    key: &CancelKey,
-) -> std::io::Result<Option<(BytesMut, CancelKey)>> {
-    let mut buf = BytesMut::new();
+/// What a server says to who comes in.
+struct Greeting {
+    /// For the client, with its own key in place of the server's.
+    said: BytesMut,
+    /// What came behind it.
+    rest: BytesMut,
+    /// The server's key; `None` when the client was refused.
+    key: Option<CancelKey>,
+}
+
+async fn greeting(server: &mut BoxStream, key: &CancelKey) -> std::io::Result<Greeting> {
+    let mut rest = BytesMut::new();
+    let mut said = BytesMut::new();
     let mut server_key = CancelKey { pid: 0, secret: bytes::Bytes::new() };
     loop {
-        let taken = frame::take(&mut buf, limits::GREETING_MAX).map_err(std::io::Error::other)?;
+        let taken = frame::take(&mut rest, limits::GREETING_MAX).map_err(std::io::Error::other)?;
         let Some(message) = taken else {
-            if server.read_buf(&mut buf).await? == 0 {
+            if server.read_buf(&mut rest).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
             continue;
@@ -240,16 +297,17 @@ async fn greeting(
         match message.tag {
             KEY_DATA => {
                 server_key = CancelKey::parse(&message.body).map_err(std::io::Error::other)?;
-                put(&mut end.out, KEY_DATA, |out| {
+                put(&mut said, KEY_DATA, |out| {
                     out.extend_from_slice(&key.pid.to_be_bytes());
                     out.extend_from_slice(&key.secret);
                 });
             }
-            tag => put(&mut end.out, tag, |out| out.extend_from_slice(&message.body)),
+            tag => put(&mut said, tag, |out| out.extend_from_slice(&message.body)),
         }
-        if matches!(message.tag, ERROR | b'Z') {
-            end.drain().await?;
-            return Ok((message.tag != ERROR).then_some((buf, server_key)));
+        match message.tag {
+            ERROR => return Ok(Greeting { said, rest, key: None }),
+            READY => return Ok(Greeting { said, rest, key: Some(server_key) }),
+            _ => {}
         }
     }
 }

@@ -372,7 +372,7 @@ pub(crate) async fn linked(
         let event = relay.run().await;
         match event {
             Event::Quiet => {
-                count(&relay.client.account.counters.transactions);
+                relay.client.account.counters.served(relay.client.route.get());
                 let last = relay.stamp.unwrap_or_else(|| worker.micros());
                 timing::ends(relay.client, relay.server, relay.first.take(), last);
                 match tidy::tidy(worker, relay.client, relay.server).await {

@@ -23,7 +23,7 @@ use crate::statements::Statements;
 use crate::world::{Role, View, World};
 
 /// A database and a role.
-type AccountName = (Box<str>, Box<str>);
+pub(crate) type AccountName = (Box<str>, Box<str>);
 
 /// What was found out about a role, and when.
 type Looked = (Option<Role>, u64);

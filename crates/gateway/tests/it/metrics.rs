@@ -15,6 +15,7 @@ in_both_modes! {
     slow_transactions_are_counted
     pinned_sessions_are_counted_by_reason
     threads_are_added_up
+    a_transaction_is_counted_once_where_it_was_served
 }
 
 async fn mine(door: &Door) -> AccountMetrics {
@@ -126,5 +127,57 @@ async fn threads_are_added_up(mode: Mode) -> Result<()> {
     let account = mine(&door).await;
     assert_eq!(account.counters["transactions"], before + 12);
     assert_eq!(door.metrics().await.clients, 12);
+    Ok(())
+}
+
+async fn a_transaction_is_counted_once_where_it_was_served(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    let sql = "CREATE SEQUENCE s; CREATE FUNCTION n() RETURNS bigint STABLE LANGUAGE plpgsql AS \
+               $$ BEGIN RETURN nextval('s'); END $$; CREATE VIEW hidden AS SELECT n()";
+    door.admin().await?.batch_execute(sql).await?;
+    let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
+    let standby = door.standby.as_ref().unwrap();
+    eventually("it has the view", async || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+        (standby.value(&sql).await.ok()? == "t").then_some(())
+    })
+    .await;
+    door.replayed(50).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("SET quorate.consistency = 'eventual'").await?.ok();
+    eventually("a replica answers", async || {
+        (raw.value("SELECT standby FROM place").await.ok()? == "on").then_some(())
+    })
+    .await;
+    let before = mine(&door).await;
+    // By the replica.
+    raw.ask("SELECT standby FROM place").await?.ok();
+    // Refused there, and done by the writer.
+    raw.ask("SELECT * FROM hidden").await?.ok();
+    // Begun there, and moved to the writer.
+    raw.ask("BEGIN READ ONLY").await?.ok();
+    assert_eq!(raw.value("SELECT standby FROM place").await?, "on");
+    raw.ask("SELECT txid_current()").await?.ok();
+    raw.ask("COMMIT").await?.ok();
+    // Moved, and lost there.
+    raw.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?.ok();
+    raw.ask("SELECT standby FROM place").await?.ok();
+    assert_eq!(raw.ask("LISTEN c").await?.code(), "25006");
+    assert_eq!(raw.ask("SELECT 1").await?.code(), "25P02");
+    raw.ask("ROLLBACK").await?.ok();
+    // Several on one connection.
+    raw.ask("LISTEN c").await?.ok();
+    raw.ask("SELECT 1").await?.ok();
+    raw.ask("SELECT 2").await?.ok();
+    let after = mine(&door).await;
+    let more = |name: &str| after.counters[name] - before.counters[name];
+    let sum = |a: &AccountMetrics| a.to_writer.values().sum::<u64>();
+    assert_eq!((more("on_replicas"), sum(&after) - sum(&before)), (1, 6));
+    assert_eq!(more("transactions"), 7);
+    assert_eq!(after.counters["on_replicas"] + sum(&after), after.counters["transactions"]);
+    for (part, n) in [("replica", after.counters["on_replicas"]), ("writer", sum(&after))] {
+        let timed = after.routes.iter().filter(|r| r.part == part);
+        assert_eq!(timed.map(|r| r.transaction.count()).sum::<u64>(), n, "{part}");
+    }
     Ok(())
 }

@@ -11,6 +11,8 @@ in_both_modes! {
     reads_go_to_a_standby_that_has_what_they_must_see
     every_way_to_write_is_seen_by_the_reads_behind_it
     hidden_writes_are_seen_by_the_reads_behind_them
+    a_view_over_a_function_that_writes_is_taken_for_a_write
+    built_in_functions_without_a_name_are_seen_by_the_reads_behind_them
     what_a_standby_refuses_is_done_by_the_writer
     a_standby_that_stops_serving_is_left
     a_conflict_with_replay_behind_the_first_row_is_not_seen
@@ -146,11 +148,84 @@ async fn hidden_writes_are_seen_by_the_reads_behind_them(mode: Mode) -> Result<(
     Ok(())
 }
 
+async fn a_view_over_a_function_that_writes_is_taken_for_a_write(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    let calls = [
+        "nextval('s')",
+        "setval('s', 1)",
+        "lo_create(0)",
+        "lo_from_bytea(0, 'x')",
+        "lo_put(1, 0, 'x')",
+        "lo_unlink(lo_create(0))",
+        "pg_advisory_xact_lock(1)",
+        "pg_notify('c', 'x')",
+        "set_config('app.user', 'x', true)",
+        "txid_current()",
+        "pg_current_xact_id()",
+        "pg_logical_emit_message(true, 'a', 'b')",
+    ];
+    let mut sql = "CREATE SEQUENCE s; SELECT lo_create(1); CREATE TABLE guarded(i int); \
+                   CREATE POLICY p ON guarded USING (nextval('s') > 0)"
+        .to_owned();
+    for (i, call) in calls.iter().enumerate() {
+        sql += &format!("; CREATE VIEW \"V {i}\" AS SELECT pg_is_in_recovery(), {call}::text");
+    }
+    sql += "; CREATE VIEW outermost AS SELECT * FROM (SELECT * FROM \"V 0\") v";
+    door.raw().await?.ask(&sql).await?.ok();
+    made(&door, "").await?;
+    let mut reads: Vec<_> = (0..calls.len()).map(|i| format!("SELECT * FROM \"V {i}\"")).collect();
+    reads.push("TABLE outermost".to_owned());
+    reads.push("SELECT pg_is_in_recovery() FROM (SELECT count(*) FROM guarded) g".to_owned());
+    let mut end = 50;
+    for (i, read) in reads.iter().enumerate() {
+        door.replayed(end).await?;
+        let mut raw = door.raw().await?;
+        goes(&mut raw, true).await;
+        end += 10;
+        door.acknowledged(TERM, end);
+        assert_eq!(say(&mut raw, read, i % 2 == 0).await?.value(), "f", "{read}");
+        assert_eq!(raw.value(WHERE).await?, "off", "{read}");
+        // Who has not written reads on.
+        assert_eq!(door.raw().await?.value(WHERE).await?, "on");
+    }
+    let metrics = door.metrics().await;
+    assert!(metrics.accounts.iter().all(|a| a.counters["refused_by_replica"] == 0));
+    Ok(())
+}
+
+async fn built_in_functions_without_a_name_are_seen_by_the_reads_behind_them(
+    mode: Mode,
+) -> Result<()> {
+    for (create, write) in [
+        ("CREATE OPERATOR !!! (RIGHTARG = oid, FUNCTION = lo_create)", "SELECT !!! 0::oid"),
+        ("CREATE DOMAIN d AS int CHECK (lo_create(0) > 0)", "SELECT 1::d"),
+    ] {
+        let door = Door::with_standby(mode).await?;
+        let mut raw = door.raw().await?;
+        raw.ask(create).await?.ok();
+        made(&door, "").await?;
+        // The writer runs it, since the standby lacks what the session wrote.
+        door.acknowledged(TERM, 60);
+        raw.ask("CREATE TABLE t(i int)").await?.ok();
+        door.replayed(50).await?;
+        door.acknowledged(TERM, 70);
+        raw.ask(write).await?.ok();
+        door.replayed(60).await?;
+        goes(&mut door.raw().await?, true).await;
+        assert_eq!(raw.value(WHERE).await?, "off", "{write}");
+    }
+    Ok(())
+}
+
 async fn what_a_standby_refuses_is_done_by_the_writer(mode: Mode) -> Result<()> {
     let door = Door::with_standby(mode).await?;
     let admin = door.admin().await?;
     admin
-        .batch_execute("CREATE SEQUENCE s; CREATE VIEW hidden AS SELECT nextval('s') AS n")
+        .batch_execute(
+            "CREATE SEQUENCE s; CREATE FUNCTION next() RETURNS bigint STABLE LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN nextval('s'); END $$;
+             CREATE VIEW hidden AS SELECT next() AS n",
+        )
         .await?;
     let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
     let standby = door.standby.as_ref().unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use quorate_core::Term;
 use quorate_core::access::{AccessRule, Action, TlsNeed};
+use quorate_wire::Startup;
 
 use crate::door::{Door, Mode, TERM, in_both_modes, wanted};
 use crate::raw::{Raw, Say};
@@ -24,6 +25,8 @@ in_both_modes! {
     a_change_of_writer_ends_it
     nobody_passes_for_our_own_standby
     they_are_counted_and_shown
+    all_threads_count_together
+    who_leaves_while_it_waits_gives_its_place_back
 }
 
 /// A door to a server whose log can be decoded, and whose users may take it as it is.
@@ -359,5 +362,67 @@ async fn they_are_counted_and_shown(mode: Mode) -> Result<()> {
     drop(all);
     eventually("their places are free", async || raw(&door, "true", &[]).await.ok().map(drop))
         .await;
+    Ok(())
+}
+
+async fn all_threads_count_together(mode: Mode) -> Result<()> {
+    let server = Arc::new(Server::primary(&["wal_level=logical"]).await?);
+    let mut wanted = wanted();
+    wanted.workers = 4;
+    let door = Door::before(server, mode, wanted, None).await?;
+    settled(&door, Some(true));
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.push(raw(&door, "database", &[]).await?);
+    }
+    for _ in 0..4 {
+        let refused = raw(&door, "database", &[]).await.map(drop).unwrap_err().to_string();
+        assert!(refused.contains("53300") && refused.contains("role"), "{refused}");
+    }
+    // Others have places of their own.
+    let postgres = [("user", "postgres"), ("database", "postgres"), ("replication", "database")];
+    Raw::session(door.address, &postgres).await?;
+    all.pop();
+    eventually("its place is free", async || raw(&door, "database", &[]).await.ok().map(drop))
+        .await;
+    Ok(())
+}
+
+async fn who_leaves_while_it_waits_gives_its_place_back(mode: Mode) -> Result<()> {
+    let door = open(mode).await?;
+    let database = &door.database[..];
+    let with = [("user", "postgres"), ("database", database), ("replication", "database")];
+    let startup = Startup::new(&with);
+    let waits = async || {
+        let mut all = Vec::new();
+        for _ in 0..6 {
+            all.push(Raw::connect(door.address, &startup).await?);
+        }
+        door.states("waiting", 6).await;
+        anyhow::Ok(all)
+    };
+    let gone = async || {
+        let began = std::time::Instant::now();
+        eventually("they are gone", async || (door.clients() == 0).then_some(())).await;
+        assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+    };
+    // No standby holds what the writer has written.
+    settled(&door, None);
+    drop(waits().await?);
+    gone().await;
+    // There is no writer.
+    door.no_writer();
+    let mut all = waits().await?;
+    // What was said too early is not lost.
+    let mut patient = all.pop().unwrap();
+    patient.say(Say::new().query("SHOW server_version_num")).await?;
+    drop(all);
+    door.states("waiting", 1).await;
+    settled(&door, Some(true));
+    door.writer(Term(TERM.0 + 1));
+    patient.greeted().await?;
+    assert!(patient.answer().await?.ok().value().starts_with("1"));
+    drop(patient);
+    gone().await;
     Ok(())
 }

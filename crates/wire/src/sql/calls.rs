@@ -12,14 +12,14 @@ use super::{
 use crate::limits;
 
 /// The bytes of a folded name.
-struct Folded {
+pub(super) struct Folded {
     bytes: [u8; limits::SQL_NAME_MAX],
     len: usize,
 }
 
 impl Folded {
-    /// The name as `pg_proc` has it; `None` if it is too long or has Unicode escapes.
-    fn of(token: Token, sql: &[u8]) -> Option<Self> {
+    /// The name as the catalog has it; `None` if it is too long or has Unicode escapes.
+    pub(super) fn of(token: Token, sql: &[u8]) -> Option<Self> {
         let text = token.text(sql);
         let mut name = Self { bytes: [0; limits::SQL_NAME_MAX], len: 0 };
         let mut put = |b| {
@@ -36,7 +36,7 @@ impl Folded {
         (name.len <= limits::SQL_NAME_MAX).then_some(name)
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }

@@ -44,7 +44,7 @@ pub struct Options<'a> {
     /// to do anything. Say `false` too when `client_encoding` may have ASCII bytes inside
     /// characters (SJIS, BIG5, GBK, UHC, GB18030, JOHAB): such text cannot be read bytewise.
     pub whole: bool,
-    /// What is known of functions outside `pg_catalog`.
+    /// What is known of functions outside `pg_catalog`, and of relations that call functions.
     pub functions: &'a dyn Functions,
 }
 
@@ -61,6 +61,17 @@ pub trait Functions {
     /// `name` is as in `pg_proc.proname` (folded or unquoted), without its schema. Names of
     /// built-in functions are asked for too: an overload with other arguments may exist.
     fn knowledge(&self, name: &[u8]) -> Knowledge;
+
+    /// Whether reading a relation called `name` in any schema, as in `pg_class.relname`, calls a
+    /// function that needs the writer.
+    fn are_behind(&self, _name: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether there is any such relation.
+    fn are_behind_some(&self) -> bool {
+        false
+    }
 }
 
 /// What is known of a name's functions; the worst of all overloads.
@@ -161,6 +172,8 @@ pub enum Why {
     RowLock,
     /// A call of a function that is not known to be safe on a replica.
     Function,
+    /// A view or table behind which is a function that is not known to be safe on a replica.
+    View,
     /// `SELECT ... INTO`.
     SelectInto,
     /// `INSERT`, `UPDATE`, `DELETE` or `MERGE` inside or after `WITH`.

@@ -14,6 +14,8 @@ pub(super) struct Scan<'a> {
     pub(super) sql: &'a [u8],
     pub(super) lexer: Lexer<'a>,
     pub(super) functions: &'a dyn Functions,
+    /// Some relations call functions that need the writer.
+    pub(super) relations: bool,
     pub(super) script: Script,
     /// Open parentheses.
     pub(super) depth: u32,
@@ -32,6 +34,7 @@ impl<'a> Scan<'a> {
             sql,
             lexer: Lexer::new(sql, options.standard_strings),
             functions: options.functions,
+            relations: options.functions.are_behind_some(),
             script: Script {
                 statements: 0,
                 first: Verb::Empty,

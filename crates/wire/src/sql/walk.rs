@@ -1,7 +1,9 @@
 //! The walk over a statement's body: everything that can turn a read into something else.
 
 use super::{
-    Leaves, Why, bytes, catalog,
+    Leaves, Why, bytes,
+    calls::Folded,
+    catalog,
     keyword::Keyword,
     lexer::{Kind, Token},
     scan::Scan,
@@ -183,6 +185,9 @@ impl Scan<'_> {
             walk.first = token;
             walk.parts = 1;
         }
+        if self.relations && matches!(walk.mode, Mode::Query | Mode::Change) {
+            self.check_behind(token);
+        }
         if token.keyword == Keyword::Plain && self.is_local(token) {
             walk.suspect = matches!(walk.mode, Mode::Query | Mode::Change);
             // A view that makes settings when it is written to.
@@ -218,9 +223,22 @@ impl Scan<'_> {
         }
     }
 
-    /// Needs the writer if the relation is about one server.
+    /// Needs the writer if reading the relation calls what does. Whatever else has its name is
+    /// taken for it.
+    #[cold]
+    fn check_behind(&mut self, token: Token) {
+        let name = Folded::of(token, self.sql);
+        if name.is_some_and(|name| self.functions.are_behind(name.as_bytes())) {
+            self.write(Why::View);
+        }
+    }
+
+    /// Needs the writer if the relation is about one server, or calls what does.
     pub(super) fn check_relation(&mut self, token: Token) {
         self.check_escapes(token);
+        if self.relations {
+            self.check_behind(token);
+        }
         if self.is_local(token) {
             self.write(Why::SystemView);
         }

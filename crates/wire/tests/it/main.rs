@@ -23,6 +23,14 @@ impl Functions for Known {
             _ => Knowledge::Unknown,
         }
     }
+
+    fn are_behind(&self, name: &[u8]) -> bool {
+        matches!(name, b"v_writes" | b"V Writes")
+    }
+
+    fn are_behind_some(&self) -> bool {
+        true
+    }
 }
 
 pub(crate) fn see(sql: &str) -> Script {

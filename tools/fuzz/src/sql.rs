@@ -1,8 +1,8 @@
 //! The statement classifier: laws that hold for all texts and need no parser.
 
 use quorate_wire::sql::{
-    Access, Close, Deallocate, Functions, Knowledge, Leaves, Name, Options, Reset, Script, Show,
-    Verb, classify,
+    Access, Close, Deallocate, Functions, Knowledge, Leaves, Name, Options, Reset, Script, Shapes,
+    Show, Verb, classify,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -69,6 +69,9 @@ pub fn check(mut data: &[u8]) {
         assert_eq!(script, classify(data, &other), "standard_conforming_strings");
     }
     quoted(data, &options);
+    if standard_strings {
+        shapes(data, &options);
+    }
     if knobs & 0xf0 == 0xf0 {
         long(data, &options);
     }
@@ -94,6 +97,30 @@ fn figures(s: &Script) -> impl PartialEq + std::fmt::Debug + use<> {
         (s.statements, kind, s.access, s.because, s.ends, s.begins, s.leaves),
         (s.configures, s.by_values, s.returns_rows, s.fingerprint),
     )
+}
+
+/// A text that is told by its shape is what it is when it is read, whatever came before it.
+fn shapes(data: &[u8], options: &Options<'_>) {
+    const HEAD: &[u8] = b"SELECT a FROM t WHERE b = ";
+    // The same with other values, or with one byte another.
+    let other = |at: usize| {
+        let mut other = data.to_vec();
+        match other.get_mut(at) {
+            Some(byte) => *byte = data[data.len() - 1 - at],
+            None => other.iter_mut().filter(|b| b.is_ascii_digit()).for_each(|b| *b ^= 1),
+        }
+        other
+    };
+    let texts = [usize::MAX, data.len() / 2, data.len() / 3, 0].map(other);
+    for first in &texts {
+        let mut shapes = Shapes::default();
+        for text in [first, &data.to_vec()].into_iter().chain(&texts) {
+            for text in [text.clone(), [HEAD, text].concat()] {
+                let told = shapes.classify(&text, options);
+                assert_eq!(told, classify(&text, options), "{:?}", String::from_utf8_lossy(&text));
+            }
+        }
+    }
 }
 
 /// Every range is one of the text.

@@ -43,12 +43,7 @@ pub(crate) async fn known(
     let mut wishes = wishes(startup)?;
     // Nobody is shown there that it may write.
     wishes.retain(|(name, _)| !reads_only || !name.ends_with(b"transaction_read_only"));
-    let floor = account.spec().floor;
-    if let Some((_, value)) = wishes.iter().find(|(name, _)| **name == *floor::NAME)
-        && let Some(lowers) = floor::asked(value, floor)
-    {
-        return Err(fatal(lowers.report(floor)).into());
-    }
+    keeps_floor(account, &wishes)?;
     let how = (reads_only, wishes);
     if let Some(known) = account.login(&how) {
         return Ok(known);
@@ -65,6 +60,16 @@ pub(crate) async fn known(
     account.put(server);
     account.remember_login(how, Rc::clone(&known));
     Ok(known)
+}
+
+/// Whether the settings that a client asks for leave `synchronous_commit` where it may be.
+pub(crate) fn keeps_floor(account: &Account, wishes: &[Wish]) -> Result<(), Report> {
+    let floor = account.spec().floor;
+    let wish = wishes.iter().find(|(name, _)| **name == *floor::NAME);
+    match wish.and_then(|(_, value)| floor::asked(value, floor)) {
+        Some(lowers) => Err(fatal(lowers.report(floor))),
+        None => Ok(()),
+    }
 }
 
 /// A server on which these settings were made.

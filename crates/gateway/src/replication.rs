@@ -80,6 +80,7 @@ pub(crate) fn packet(account: &Account, kind: Kind, wishes: &[Wish]) -> Result<B
             startup.set("replication", "true");
         }
         Kind::Logical => {
+            login::keeps_floor(account, wishes)?;
             startup.set("database", &account.database);
             startup.set("replication", "database");
         }

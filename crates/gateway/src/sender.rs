@@ -7,24 +7,31 @@
 //!
 //! PostgreSQL lets a commit go when a standby called `quorate` has it: no other may answer to that
 //! name (R4).
+//!
+//! A connection to a database takes SQL, too, and the floor under `synchronous_commit` holds there as
+//! in any session ([`commands`], [`login`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_core::{Lsn, Term};
 use quorate_wire::backend::{
-    AUTHENTICATION, COPY_BOTH, COPY_DATA, COPY_IN, ERROR, KEY_DATA, READY, Report,
+    AUTHENTICATION, COPY_BOTH, COPY_DATA, COPY_IN, ERROR, KEY_DATA, NOTICE, READY, Report, Status,
 };
-use quorate_wire::frame::{HEADER, put};
+use quorate_wire::frame::{self, HEADER, put};
 use quorate_wire::replication::{FromServer, XLOG_HEADER};
 use quorate_wire::{CancelKey, Event, FirstPacket, Splitter, startup};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
+
+use commands::{Answer, Commands, Judge, Question};
 
 use crate::sessions::Ended;
 use crate::stream::Stream;
 use crate::world::{Local, World};
 use crate::{Error, limits};
+
+mod commands;
+mod login;
 
 /// What a client of a connection to a database may not call itself.
 pub(crate) const OURS: &str = "quorate";
@@ -51,18 +58,31 @@ pub(crate) async fn serve(
         client.flush().await.map_err(Error::io(DOING))?;
         return Ok(Ended::Refused);
     };
-    let mut server = UnixStream::connect(&local.socket).await.map_err(Error::io(DOING))?;
-    server.write_all(packet).await.map_err(Error::io(DOING))?;
-    let (from_server, to_server) = server.into_split();
-    let (from_client, to_client) = tokio::io::split(client);
-    let steps = watch::Sender::new(Steps::default());
-    let (mut asked, decodes) = (steps.subscribe(), is_to_database(packet));
     let over = async {
         tokio::select! {
             () = local.gate.over(term) => {}
             () = cut => {}
         }
     };
+    tokio::pin!(over);
+    let decodes = is_to_database(packet);
+    let floor = decodes.then(|| world.view().wanted.synchronous_commit_floor);
+    let opened = timeout(limits::OPEN_WAIT, login::open(&local.socket, packet, floor));
+    let (server, early) = tokio::select! {
+        biased;
+        () = over.as_mut() => return Ok(Ended::Cut),
+        opened = opened => {
+            let opened = opened.map_err(|_| Error::TimedOut { doing: DOING })?;
+            opened.map_err(Error::io(DOING))?
+        }
+    };
+    let (from_server, to_server) = server.into_split();
+    let (from_client, to_client) = tokio::io::split(client);
+    let steps = watch::Sender::new(Steps::default());
+    let (asks, questions) = mpsc::channel(1);
+    let (answers, answered) = mpsc::channel(1);
+    let judge = decodes.then_some(Judge { world, asks, answered });
+    let mut up = Commands { to: to_server, steps: steps.subscribe(), judge };
     let mut down = Down {
         world,
         local,
@@ -76,12 +96,16 @@ pub(crate) async fn serve(
         copying: Copying::No,
         pid: 0,
         told: Lsn(0),
+        questions,
+        question: None,
+        ours: BytesMut::new(),
+        answer: Answer::default(),
+        answers,
     };
-    tokio::pin!(over);
     Ok(tokio::select! {
         biased;
-        ended = down.run(from_server, over.as_mut()) => ended,
-        () = requests(from_client, to_server, &mut asked) => Ended::Client,
+        ended = down.run(early, from_server, over) => ended,
+        () = up.run(from_client) => Ended::Client,
     })
 }
 
@@ -99,6 +123,8 @@ struct Steps {
     ready: u64,
     /// How often it has begun to take copy data, from a client that may send some.
     opened: u64,
+    /// Of its transaction, when it was ready last.
+    status: Option<Status>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +154,12 @@ struct Down<'a, W> {
     pid: i32,
     /// What the server itself said last of how far the client is.
     told: Lsn,
+    questions: mpsc::Receiver<Question>,
+    /// One of ours that the server has not answered yet, and what it has said to it.
+    question: Option<Question>,
+    ours: BytesMut,
+    answer: Answer,
+    answers: mpsc::Sender<Answer>,
 }
 
 /// What a chunk of the server's is about.
@@ -145,11 +177,22 @@ struct Found {
 impl<W: AsyncWrite + Unpin> Down<'_, W> {
     async fn run(
         &mut self,
+        early: BytesMut,
         mut from: impl AsyncRead + Unpin,
         mut over: impl Future<Output = ()> + Unpin,
     ) -> Ended {
-        let mut chunk = BytesMut::new();
+        let mut chunk = early;
         loop {
+            let passed = tokio::select! {
+                biased;
+                () = &mut over => None,
+                passed = self.take(&chunk) => Some(passed),
+            };
+            match passed {
+                None => return self.moved().await,
+                Some(Err(ended)) => return ended,
+                Some(Ok(())) => chunk.clear(),
+            }
             chunk.reserve(limits::CHUNK);
             let read = tokio::select! {
                 biased;
@@ -159,17 +202,60 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
             if !read.is_ok_and(|n| n > 0) {
                 return Ended::Server;
             }
-            let passed = tokio::select! {
-                biased;
-                () = &mut over => None,
-                passed = self.pass(&chunk) => Some(passed),
-            };
-            match passed {
-                None => return self.moved().await,
-                Some(Err(ended)) => return ended,
-                Some(Ok(())) => chunk.clear(),
+        }
+    }
+
+    /// Passes bytes on, but for the answer to a question of ours. A question is known here before
+    /// the server has it, which is ready for it then: what begins from here on is the answer, or
+    /// said by the way.
+    async fn take(&mut self, chunk: &[u8]) -> Result<(), Ended> {
+        if self.question.is_none() {
+            self.question = self.questions.try_recv().ok();
+        }
+        if self.question.is_none() {
+            return self.pass(chunk).await;
+        }
+        let (under_way, begins) = chunk.split_at(self.boundary(chunk)?);
+        self.pass(under_way).await?;
+        self.ours.put_slice(begins);
+        while let Some(message) = frame::take(&mut self.ours, limits::GREETING_MAX).map_err(wire)? {
+            match message.tag {
+                b'S' | b'A' | NOTICE => {
+                    let mut by_the_way = BytesMut::new();
+                    put(&mut by_the_way, message.tag, |out| out.put_slice(&message.body));
+                    self.pass(&by_the_way).await?;
+                }
+                READY => {
+                    let answer = std::mem::take(&mut self.answer);
+                    match self.question.take() {
+                        Some(Question::Refuses(report)) => {
+                            let mut refusal = report.encode();
+                            put(&mut refusal, READY, |out| out.put_slice(&message.body));
+                            self.pass(&refusal).await?;
+                        }
+                        Some(Question::Asks) | None => drop(self.answers.send(answer).await),
+                    }
+                    let later = std::mem::take(&mut self.ours);
+                    return self.pass(&later).await;
+                }
+                _ => self.answer.note(&message),
             }
         }
+        Ok(())
+    }
+
+    /// Where the message ends that is under way.
+    fn boundary(&self, chunk: &[u8]) -> Result<usize, Ended> {
+        let mut ahead = self.splitter.clone();
+        let mut at = 0;
+        while !ahead.at_boundary() {
+            let step = ahead.step(&chunk[at..], see).map_err(wire)?;
+            at += step.used;
+            if step.event.is_none() {
+                break;
+            }
+        }
+        Ok(at)
     }
 
     /// Passes bytes on when they may leave.
@@ -200,6 +286,7 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
         self.steps.send_if_modified(|steps| {
             steps.ready += found.steps.ready;
             steps.opened += found.steps.opened;
+            steps.status = found.steps.status.or(steps.status);
             found.steps != Steps::default()
         });
         Ok(())
@@ -208,10 +295,6 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
     /// Finds out what a chunk says; and where the message ends that was under way, and where one
     /// begins of which it is not known yet what it says.
     fn look(&mut self, chunk: &[u8]) -> Result<(usize, usize, Found), Ended> {
-        let wire = |error| {
-            tracing::error!(%error, "the local server does not speak the protocol");
-            Ended::Server
-        };
         let mut found = Found::default();
         let mut tail = None;
         let (mut at, mut begins) = (0, 0);
@@ -236,6 +319,7 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
                 KEY_DATA => self.pid = CancelKey::parse(part.seen).map_err(wire)?.pid,
                 READY => {
                     found.steps.ready += 1;
+                    found.steps.status = Some(Status::parse(part.seen).map_err(wire)?);
                     copying = Copying::No;
                 }
                 COPY_BOTH => {
@@ -300,6 +384,11 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
     }
 }
 
+fn wire(error: quorate_wire::Error) -> Ended {
+    tracing::error!(%error, "the local server does not speak the protocol");
+    Ended::Server
+}
+
 /// Messages by which a server lets somebody in: of them the log has nothing.
 fn is_greeting(tag: u8) -> bool {
     matches!(tag, AUTHENTICATION | KEY_DATA | b'S')
@@ -309,6 +398,7 @@ fn see(tag: u8) -> usize {
     match tag {
         COPY_DATA => XLOG_HEADER,
         KEY_DATA => quorate_wire::limits::CANCEL_KEY_MAX + 4,
+        READY => 1,
         _ => 0,
     }
 }
@@ -323,56 +413,4 @@ fn keepalive(told: Lsn) -> BytesMut {
         out.put_u8(1);
     });
     out
-}
-
-/// Client to server, one command at a time; returns when the client is gone, or sent what a
-/// walsender does not take. What it has received counts only where the server was asked whose word
-/// that is.
-async fn requests(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    steps: &mut watch::Receiver<Steps>,
-) {
-    let mut splitter = Splitter::new();
-    let mut chunk = BytesMut::with_capacity(limits::CHUNK);
-    // Commands that were passed on, and copies that are over.
-    let (mut asked, mut closed) = (0, 0);
-    loop {
-        match from.read_buf(&mut chunk).await {
-            Ok(n) if n > 0 => {}
-            _ => return,
-        }
-        let mut rest = &chunk[..];
-        while !rest.is_empty() {
-            let Ok(step) = splitter.step(rest, |_| 0) else { return };
-            let (now, later) = rest.split_at(step.used);
-            rest = later;
-            if let Some(Event::Head(part)) = step.event {
-                let may = |s: &Steps| match part.tag {
-                    b'Q' => s.ready > asked,
-                    _ => s.opened > closed,
-                };
-                match part.tag {
-                    b'Q' | b'd' | b'c' | b'f' => {
-                        let turn = timeout(limits::STARTUP_WAIT, steps.wait_for(may));
-                        let Ok(Ok(now)) = turn.await.map(|turn| turn.map(|s| *s)) else { return };
-                        if part.tag != b'd' {
-                            closed = now.opened;
-                        }
-                        asked += u64::from(part.tag == b'Q');
-                    }
-                    b'X' => {}
-                    tag => {
-                        tracing::info!(tag, "a replication client does not speak the protocol");
-                        return;
-                    }
-                }
-            }
-            if to.write_all(now).await.is_err() {
-                // The server is gone; what it said last is still to be read by the other direction.
-                std::future::pending::<()>().await;
-            }
-        }
-        chunk.clear();
-    }
 }

@@ -12,7 +12,7 @@ use crate::{Error, limits};
 pub const HEADER: usize = 5;
 
 /// Finds message boundaries in chunks of a stream. Holds no body beyond what it was asked to see.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Splitter {
     header: [u8; HEADER],
     header_len: usize,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use quorate_core::Term;
 use quorate_core::access::{AccessRule, Action, TlsNeed};
+use quorate_core::gateway::SynchronousCommit;
 use quorate_wire::Startup;
 
 use crate::door::{Door, Mode, TERM, in_both_modes, wanted};
@@ -27,6 +28,9 @@ in_both_modes! {
     they_are_counted_and_shown
     all_threads_count_together
     who_leaves_while_it_waits_gives_its_place_back
+    a_connection_to_a_database_keeps_the_floor
+    a_connection_to_a_database_begins_at_the_floor
+    what_lowers_it_out_of_sight_is_raised_before_the_next_transaction
 }
 
 /// A door to a server whose log can be decoded, and whose users may take it as it is.
@@ -424,5 +428,101 @@ async fn who_leaves_while_it_waits_gives_its_place_back(mode: Mode) -> Result<()
     assert!(patient.answer().await?.ok().value().starts_with("1"));
     drop(patient);
     gone().await;
+    Ok(())
+}
+
+const FLOOR: &str = "SELECT current_setting('synchronous_commit')";
+
+async fn a_connection_to_a_database_keeps_the_floor(mode: Mode) -> Result<()> {
+    let door = open(mode).await?;
+    door.admin().await?.batch_execute("CREATE TABLE t(i int)").await?;
+    let mut raw = raw(&door, "database", &[]).await?;
+    let long = format!("SET synchronous_commit = off -- {}", "x".repeat(100_000));
+    for sql in [
+        &long,
+        "SET synchronous_commit = off",
+        "BEGIN; SET LOCAL synchronous_commit TO local; INSERT INTO t VALUES (1); COMMIT",
+        "SELECT set_config('synchronous_commit', 'off', false)",
+        "DO $$ BEGIN SET LOCAL synchronous_commit = off; INSERT INTO t VALUES (1); END $$",
+        "ALTER ROLE postgres SET synchronous_commit = off",
+        "SET synchronous_commit = E'\\157ff'",
+    ] {
+        let answer = raw.ask(sql).await?;
+        assert_eq!((answer.code(), answer.status), ("42501", 'I'), "{}", &sql[..30]);
+        assert_eq!(answer.tags, "EZ");
+        assert!(answer.errors[0].hint.contains("synchronous_commit"), "{answer:?}");
+    }
+    // Its block fails with it.
+    raw.ask("BEGIN").await?.ok();
+    raw.ask("INSERT INTO t VALUES (1)").await?.ok();
+    let answer = raw.ask("SET LOCAL synchronous_commit = off").await?;
+    assert_eq!((answer.code(), answer.status), ("42501", 'E'));
+    assert_eq!(raw.ask("SET synchronous_commit = off").await?.status, 'E');
+    assert_eq!(raw.ask("COMMIT").await?.ok().commands, ["ROLLBACK"]);
+    assert_eq!(raw.value("SELECT count(*) FROM t").await?, "0");
+    // Sent together, each has its answer.
+    let all = ["SELECT 1", "SET synchronous_commit = off", "SELECT 2"];
+    raw.say(all.into_iter().fold(Say::new(), Say::query)).await?;
+    assert_eq!(raw.answer().await?.value(), "1");
+    assert_eq!(raw.answer().await?.code(), "42501");
+    assert_eq!(raw.answer().await?.value(), "2");
+    // What the floor allows, and what has nothing to do with it.
+    raw.ask("SET synchronous_commit = remote_apply").await?.ok();
+    assert_eq!(raw.value(FLOOR).await?, "remote_apply");
+    raw.ask("BEGIN ISOLATION LEVEL REPEATABLE READ").await?.ok();
+    let create = "CREATE_REPLICATION_SLOT s TEMPORARY LOGICAL test_decoding USE_SNAPSHOT";
+    raw.ask(create).await?.ok();
+    raw.ask("COPY t TO STDOUT").await?.ok();
+    raw.ask("COMMIT").await?.ok();
+    door.want(|wanted| wanted.synchronous_commit_floor = SynchronousCommit::Off);
+    raw.ask("SET synchronous_commit = off").await?.ok();
+    assert_eq!(raw.value(FLOOR).await?, "off");
+    // A floor that rises raises who is there.
+    door.want(|wanted| wanted.synchronous_commit_floor = SynchronousCommit::On);
+    assert_eq!(raw.value(FLOOR).await?, "on");
+    Ok(())
+}
+
+async fn a_connection_to_a_database_begins_at_the_floor(mode: Mode) -> Result<()> {
+    let door = open(mode).await?;
+    for more in [("synchronous_commit", "off"), ("options", "-c synchronous_commit=local")] {
+        let refused = raw(&door, "database", &[more]).await.err().unwrap().to_string();
+        assert!(refused.contains("42501"), "{refused}");
+        // Nothing is committed there.
+        raw(&door, "true", &[more]).await?;
+    }
+    let sql = format!("ALTER DATABASE {} SET synchronous_commit = off", door.database);
+    door.admin().await?.batch_execute(&sql).await?;
+    let mut raised = raw(&door, "database", &[]).await?;
+    assert_eq!(raised.value("SHOW synchronous_commit").await?, "on");
+    for reset in ["RESET synchronous_commit", "SET synchronous_commit = DEFAULT", "RESET ALL"] {
+        raised.ask("BEGIN").await?.ok();
+        raised.ask(reset).await?.ok();
+        assert_eq!(raised.value("SHOW synchronous_commit").await?, "on", "{reset}");
+        raised.ask("COMMIT").await?.ok();
+    }
+    let higher = [("synchronous_commit", "remote_apply")];
+    let mut higher = raw(&door, "database", &higher).await?;
+    assert_eq!(higher.value("SHOW synchronous_commit").await?, "remote_apply");
+    Ok(())
+}
+
+async fn what_lowers_it_out_of_sight_is_raised_before_the_next_transaction(
+    mode: Mode,
+) -> Result<()> {
+    let door = open(mode).await?;
+    let sql = "CREATE FUNCTION hidden() RETURNS void LANGUAGE plpgsql AS \
+               $$ BEGIN PERFORM set_config('synchronous' || '_commit', 'off', false); END $$; \
+               CREATE VIEW looks AS SELECT hidden()::text";
+    door.admin().await?.batch_execute(sql).await?;
+    let mut raw = raw(&door, "database", &[]).await?;
+    for sql in [
+        "SELECT hidden()",
+        "SELECT * FROM looks",
+        "SELECT set_config('synchronous' || '_commit', 'off', false)",
+    ] {
+        raw.ask(sql).await?.ok();
+        assert_eq!(raw.value(FLOOR).await?, "on", "{sql}");
+    }
     Ok(())
 }

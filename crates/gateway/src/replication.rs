@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::BytesMut;
-use quorate_wire::backend::{ERROR, KEY_DATA, READY, Report};
+use quorate_wire::backend::{ERROR, Fields, KEY_DATA, READY, Report};
 use quorate_wire::frame::{self, put};
 use quorate_wire::{CancelKey, Event, Splitter, Startup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -208,9 +208,31 @@ struct Entered {
     greeting: Greeting,
 }
 
-/// Logs in to the writer, waiting for whatever has to be waited for.
+/// Logs in to the writer, waiting for whatever has to be waited for: also for another writer, when
+/// this one is found not to serve any more.
 async fn enter(worker: &Rc<Worker>, packet: &[u8], key: &CancelKey) -> Result<Entered, Report> {
-    let writer = writer(worker).await?;
+    let since = worker.now();
+    let mut tries = 0;
+    loop {
+        let writer = writer(worker, since).await?;
+        let last = match attempt(worker, writer, packet, key).await {
+            Ok(entered) if !entered.greeting.passes => return Ok(entered),
+            other => other,
+        };
+        if worker.now() >= since + worker.view().wanted.hold_ms {
+            return last;
+        }
+        tries += 1;
+        worker.changed(worker.pause(tries)).await;
+    }
+}
+
+async fn attempt(
+    worker: &Rc<Worker>,
+    writer: Writer,
+    packet: &[u8],
+    key: &CancelKey,
+) -> Result<Entered, Report> {
     let reins = Rc::<Reins>::default();
     worker.follow_reins(&reins, Part::Writer(writer.term), writer.here);
     let again = |why: String| Report::fatal("57P03", why).hint("Try again in a moment.");
@@ -236,8 +258,7 @@ async fn left(end: &mut End) {
 }
 
 /// The writer, waiting while there is none.
-async fn writer(worker: &Worker) -> Result<Writer, Report> {
-    let since = worker.now();
+async fn writer(worker: &Worker, since: u64) -> Result<Writer, Report> {
     loop {
         let view = worker.view();
         if let Some(writer) = view.writer {
@@ -281,6 +302,8 @@ struct Greeting {
     rest: BytesMut,
     /// The server's key; `None` when the client was refused.
     key: Option<CancelKey>,
+    /// It was refused by a server that starts, ends, or does not serve.
+    passes: bool,
 }
 
 async fn greeting(server: &mut BoxStream, key: &CancelKey) -> std::io::Result<Greeting> {
@@ -306,8 +329,14 @@ async fn greeting(server: &mut BoxStream, key: &CancelKey) -> std::io::Result<Gr
             tag => put(&mut said, tag, |out| out.extend_from_slice(&message.body)),
         }
         match message.tag {
-            ERROR => return Ok(Greeting { said, rest, key: None }),
-            READY => return Ok(Greeting { said, rest, key: Some(server_key) }),
+            ERROR => {
+                let fields = Fields::parse(&message.body);
+                let passes = fields.is_ok_and(|f| f.code().starts_with("57P"));
+                return Ok(Greeting { said, rest, key: None, passes });
+            }
+            READY => {
+                return Ok(Greeting { said, rest, key: Some(server_key), passes: false });
+            }
             _ => {}
         }
     }

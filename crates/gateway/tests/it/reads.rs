@@ -105,10 +105,8 @@ async fn every_way_to_write_is_seen_by_the_reads_behind_it(mode: Mode) -> Result
 /// What writes though it looks like a read goes to the writer by itself, or by chance.
 async fn hidden_writes_are_seen_by_the_reads_behind_them(mode: Mode) -> Result<()> {
     let door = Door::with_standby(mode).await?;
-    door.raw()
-        .await?
-        .ask(
-            "CREATE TABLE t(i int); INSERT INTO t VALUES (1);
+    door.define(
+        "CREATE TABLE t(i int); INSERT INTO t VALUES (1);
          CREATE FUNCTION writes(int) RETURNS int LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO t VALUES (1); RETURN 1; END $$;
          CREATE FUNCTION of_row(t) RETURNS int LANGUAGE sql AS 'SELECT writes(1)';
@@ -116,9 +114,8 @@ async fn hidden_writes_are_seen_by_the_reads_behind_them(mode: Mode) -> Result<(
          CREATE VIEW hidden AS SELECT writes(1);
          CREATE OPERATOR !!! (RIGHTARG = int, FUNCTION = writes);
          CREATE DOMAIN checked AS int CHECK (checks(VALUE))",
-        )
-        .await?
-        .ok();
+    )
+    .await?;
     made(&door, "").await?;
     let mut end = 50;
     for write in [
@@ -171,7 +168,7 @@ async fn a_view_over_a_function_that_writes_is_taken_for_a_write(mode: Mode) -> 
         sql += &format!("; CREATE VIEW \"V {i}\" AS SELECT pg_is_in_recovery(), {call}::text");
     }
     sql += "; CREATE VIEW outermost AS SELECT * FROM (SELECT * FROM \"V 0\") v";
-    door.raw().await?.ask(&sql).await?.ok();
+    door.define(&sql).await?;
     made(&door, "").await?;
     let mut reads: Vec<_> = (0..calls.len()).map(|i| format!("SELECT * FROM \"V {i}\"")).collect();
     reads.push("TABLE outermost".to_owned());

@@ -94,6 +94,9 @@ pub(crate) struct Account {
     functions: RefCell<Rc<Catalog>>,
     /// What texts are, with these functions.
     pub(crate) shapes: RefCell<Shapes>,
+    /// How often they were asked for, and which of these times they were learnt.
+    functions_asked: Cell<u64>,
+    functions_learnt: Cell<u64>,
     pub(crate) counters: Counters,
     pub(crate) times: Times,
     /// When the functions were read last, by the clock of the worker.
@@ -116,6 +119,8 @@ impl Account {
             refused: RefCell::default(),
             functions: RefCell::default(),
             shapes: RefCell::default(),
+            functions_asked: Cell::new(0),
+            functions_learnt: Cell::new(0),
             counters: Counters::default(),
             times: Times::default(),
             functions_read: Cell::new(0),
@@ -152,7 +157,18 @@ impl Account {
         !self.functions.borrow().known || now >= self.functions_read.get() + age_ms
     }
 
-    pub(crate) fn set_functions(&self, mut catalog: Catalog) {
+    /// They are asked for: which time this is.
+    pub(crate) fn asks_functions(&self) -> u64 {
+        self.functions_asked.set(self.functions_asked.get() + 1);
+        self.functions_asked.get()
+    }
+
+    /// They were learnt. An answer to an earlier question may come later, and is older.
+    pub(crate) fn set_functions(&self, asked: u64, mut catalog: Catalog) {
+        if asked < self.functions_learnt.get() {
+            return;
+        }
+        self.functions_learnt.set(asked);
         let known = self.functions();
         catalog.version = known.version;
         if catalog != *known {
@@ -264,5 +280,26 @@ impl Account {
             startup.set("options", &options);
         }
         startup
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_answer_about_functions_does_not_replace_a_newer_one() {
+        let account = Account::new("d", "u", &Gateway::default());
+        let (first, second) = (account.asks_functions(), account.asks_functions());
+        let of = |hidden_writes| {
+            let mut catalog = Catalog::default();
+            catalog.hidden_writes = hidden_writes;
+            catalog
+        };
+        account.set_functions(second, of(true));
+        account.set_functions(first, of(false));
+        assert!(account.functions().hidden_writes);
+        account.set_functions(account.asks_functions(), of(false));
+        assert!(!account.functions().hidden_writes);
     }
 }

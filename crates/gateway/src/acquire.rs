@@ -397,11 +397,15 @@ pub(crate) async fn learn_functions(
     now: u64,
 ) -> Result<(), Gone> {
     account.functions_read.set(now);
+    let asked = account.asks_functions();
     let answer = server.ask(functions::QUERY.as_bytes()).await?;
     let hidden = server.ask(functions::HIDDEN.as_bytes()).await?;
     let relations = server.ask(functions::RELATIONS.as_bytes()).await?;
     match answer.failed().or(hidden.failed()).or(relations.failed()) {
-        None => account.set_functions(functions::Catalog::read(&answer, &hidden, &relations)),
+        None => {
+            let catalog = functions::Catalog::read(&answer, &hidden, &relations);
+            account.set_functions(asked, catalog);
+        }
         Some(why) => tracing::warn!(
             database = %account.database,
             "cannot read the functions of a database; statements that call them go to the writer: \

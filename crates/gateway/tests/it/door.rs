@@ -395,6 +395,13 @@ impl Door {
         Raw::session(self.address, &[("user", "postgres"), ("database", &self.database)]).await
     }
 
+    /// Makes these through the gateway. It knows them when the session's next statement is answered.
+    pub(crate) async fn define(&self, sql: &str) -> Result<()> {
+        let mut raw = self.raw().await?;
+        raw.ask(sql).await?.ok();
+        raw.ask("SELECT 1").await.map(|answer| drop(answer.ok()))
+    }
+
     /// A client of the console.
     pub(crate) async fn console(&self) -> Result<Raw> {
         Raw::session(self.address, &[("user", "postgres"), ("database", "quorate")]).await

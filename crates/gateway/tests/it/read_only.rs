@@ -38,10 +38,7 @@ async fn reading(mode: Mode) -> Result<Door> {
                CREATE VIEW makes AS SELECT lo_create(4711); \
                CREATE VIEW makes_too AS SELECT * FROM makes; \
                CREATE VIEW lifts AS SELECT set_config('default_transaction_read_only', 'off', false)";
-    // What is created through a gateway is known to it when it serves the same client again.
-    let mut raw = door.raw().await?;
-    raw.ask(sql).await?.ok();
-    raw.ask("SELECT 1").await?.ok();
+    door.define(sql).await?;
     let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
     let standby = door.standby.as_ref().unwrap();
     eventually("it has the views", async || {

@@ -30,12 +30,6 @@ in_both_modes! {
 
 const WHERE: &str = "SELECT standby FROM place";
 
-/// What a client created is known to the gateway when it serves it again.
-async fn known(raw: &mut Raw) -> Result<()> {
-    raw.ask("SELECT 1").await?.ok();
-    Ok(())
-}
-
 /// Waits until reads of this client are served by a standby, or by the writer.
 async fn goes(raw: &mut Raw, standby: bool) {
     eventually("it goes there", async || {
@@ -111,8 +105,7 @@ async fn every_way_to_write_is_seen_by_the_reads_behind_it(mode: Mode) -> Result
 /// What writes though it looks like a read goes to the writer by itself, or by chance.
 async fn hidden_writes_are_seen_by_the_reads_behind_them(mode: Mode) -> Result<()> {
     let door = Door::with_standby(mode).await?;
-    let mut raw = door.raw().await?;
-    raw.ask(
+    door.define(
         "CREATE TABLE t(i int); INSERT INTO t VALUES (1);
          CREATE FUNCTION writes(int) RETURNS int LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO t VALUES (1); RETURN 1; END $$;
@@ -122,9 +115,7 @@ async fn hidden_writes_are_seen_by_the_reads_behind_them(mode: Mode) -> Result<(
          CREATE OPERATOR !!! (RIGHTARG = int, FUNCTION = writes);
          CREATE DOMAIN checked AS int CHECK (checks(VALUE))",
     )
-    .await?
-    .ok();
-    known(&mut raw).await?;
+    .await?;
     made(&door, "").await?;
     let mut end = 50;
     for write in [
@@ -177,9 +168,7 @@ async fn a_view_over_a_function_that_writes_is_taken_for_a_write(mode: Mode) -> 
         sql += &format!("; CREATE VIEW \"V {i}\" AS SELECT pg_is_in_recovery(), {call}::text");
     }
     sql += "; CREATE VIEW outermost AS SELECT * FROM (SELECT * FROM \"V 0\") v";
-    let mut raw = door.raw().await?;
-    raw.ask(&sql).await?.ok();
-    known(&mut raw).await?;
+    door.define(&sql).await?;
     made(&door, "").await?;
     let mut reads: Vec<_> = (0..calls.len()).map(|i| format!("SELECT * FROM \"V {i}\"")).collect();
     reads.push("TABLE outermost".to_owned());

@@ -97,6 +97,9 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     if let Some(writes_at) = client.writes_at.as_ref().filter(|_| group.stays) {
         return Err(Box::new(read_only::keeps_nothing(writes_at)));
     }
+    if group.recalls && client.account.spec().mode == PoolMode::Transaction {
+        return Err(Box::new(forgotten()));
+    }
     let mut view = worker.view();
     if read_only::needs_replica(client, group) && view.replicas.is_empty() {
         view = Box::pin(read_only::some_replica(worker)).await?;
@@ -129,6 +132,17 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 ),
         )),
     }
+}
+
+/// For a client that asks for what belongs to a session of which it has no part any more: it would be
+/// told what a sequence gave somebody else.
+fn forgotten() -> Report {
+    let message = "lastval and currval tell nothing here: outside of a transaction block clients \
+                   share their connections";
+    Report::error("55000", message).hint(
+        "Use INSERT ... RETURNING, or make both statements one transaction, or give the role \
+         connections of its own (gateway.pools, mode = \"session\").",
+    )
 }
 
 /// A connection to the writer; waits while there is none.

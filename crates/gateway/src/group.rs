@@ -51,6 +51,8 @@ pub(crate) struct Group {
     pub(crate) stays: bool,
     /// On a replica it would be refused, or mean something else than on the writer.
     pub(crate) elsewhere: bool,
+    /// It does nothing but ask for what a sequence gave last in a session.
+    pub(crate) recalls: bool,
     /// Tells statements apart that a standby refused.
     pub(crate) fingerprint: u64,
     /// What a comment of the first statement asks of the gateway, as a range of the input.
@@ -79,6 +81,7 @@ impl Group {
             texts: 0,
             stays: false,
             elsewhere: false,
+            recalls: false,
             fingerprint: 0,
             directive: None,
         }
@@ -95,6 +98,7 @@ impl Group {
         self.texts += 1;
         self.only_begins =
             self.texts == 1 && script.statements == 1 && matches!(script.first, Verb::Begin(_));
+        self.recalls = self.texts == 1 && script.statements == 1 && script.recalls;
         if script.access == Access::Write {
             self.access = Access::Write;
         }
@@ -220,6 +224,7 @@ pub(crate) fn look(
             group.len = at;
             group.only_closes = closes;
             group.many |= executes > 1;
+            group.recalls &= executes == 1 || tag == b'Q';
             group.only_prepares = prepares && !parsed.is_empty();
             // After a Flush more may come that belongs to the same transaction, and may write.
             if tag == b'H' {

@@ -95,7 +95,7 @@ fn figures(s: &Script) -> impl PartialEq + std::fmt::Debug + use<> {
     let kind = std::mem::discriminant(&s.first);
     (
         (s.statements, kind, s.access, s.because, s.ends, s.begins, s.leaves),
-        (s.configures, s.by_values, s.returns_rows, s.fingerprint),
+        (s.configures, s.recalls, s.by_values, s.returns_rows, s.fingerprint),
     )
 }
 

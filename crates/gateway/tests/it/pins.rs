@@ -16,6 +16,7 @@ in_both_modes! {
     notifications_reach_an_idle_client
     a_pool_in_session_mode_keeps_every_server
     a_client_that_is_pinned_is_told_when_its_session_is_lost
+    nobody_is_told_what_a_sequence_gave_another
 }
 
 /// What makes something of its own, how to see it, and the answer that says that it is there.
@@ -212,5 +213,41 @@ async fn code_that_leaves_nothing_keeps_nothing(mode: Mode) -> Result<()> {
         // There is one server, and it may serve others.
         assert_eq!(door.raw().await?.value("SELECT 1").await?, "1", "{before}");
     }
+    Ok(())
+}
+
+async fn nobody_is_told_what_a_sequence_gave_another(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("CREATE SEQUENCE s; CREATE TABLE t(id serial, n int)").await?.ok();
+    raw.ask("SELECT nextval('s')").await?.ok();
+    let mut other = door.raw().await?;
+    for sql in ["SELECT lastval()", "INSERT INTO t(n) VALUES (currval('s'))"] {
+        let answer = other.ask(sql).await?;
+        assert_eq!((answer.code(), answer.status), ("55000", 'I'), "{sql}");
+        let answer = other.exchange(Say::new().statement(sql).sync()).await?;
+        assert_eq!((answer.code(), answer.status), ("55000", 'I'), "{sql}");
+    }
+    // Where it is the client's own, it is told.
+    assert_eq!(raw.ask("INSERT INTO t(n) VALUES (1); SELECT lastval()").await?.ok().value(), "1");
+    let both = Say::new().statement("INSERT INTO t(n) VALUES (1)").statement("SELECT lastval()");
+    assert_eq!(raw.exchange(both.sync()).await?.ok().value(), "2");
+    raw.ask("BEGIN").await?.ok();
+    raw.ask("INSERT INTO t(n) VALUES (1)").await?.ok();
+    assert_eq!(raw.value("SELECT lastval()").await?, "3");
+    raw.ask("COMMIT").await?.ok();
+    // Preparing tells nobody anything.
+    let prepare = Say::new().parse("last", "SELECT lastval()").sync();
+    raw.exchange(prepare).await?.ok();
+    raw.ask("BEGIN; INSERT INTO t(n) VALUES (1)").await?.ok();
+    let last = Say::new().bind("", "last", &[]).execute("", 0).sync();
+    assert_eq!(raw.exchange(last).await?.ok().value(), "4");
+    raw.ask("COMMIT").await?.ok();
+    let last = Say::new().bind("", "last", &[]).execute("", 0).sync();
+    assert_eq!(raw.exchange(last).await?.code(), "55000");
+    // A pinned client has its session.
+    raw.ask("CREATE TEMP TABLE mine(id serial, n int)").await?.ok();
+    raw.ask("INSERT INTO mine(n) VALUES (1)").await?.ok();
+    assert_eq!(raw.value("SELECT lastval()").await?, "1");
     Ok(())
 }

@@ -128,8 +128,10 @@ impl Scan<'_> {
             Some(Builtin::Replica) => {}
             Some(Builtin::Writer) => {
                 self.write(Why::Function);
-                if matches!(name, b"nextval" | b"setval") {
-                    self.leave(Leaves::SEQUENCE);
+                match name {
+                    b"nextval" | b"setval" => self.leave(Leaves::SEQUENCE),
+                    b"currval" | b"lastval" => self.script.recalls = true,
+                    _ => {}
                 }
             }
             None => self.special_call(walk, name, known),

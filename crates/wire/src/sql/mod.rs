@@ -133,6 +133,8 @@ pub struct Script {
     pub leaves: Leaves,
     /// Whether `set_config` is called by its name.
     pub configures: bool,
+    /// Whether `currval` or `lastval` is called by its name, and nothing that sets what they tell.
+    pub recalls: bool,
     /// Whether what the string says in its literals had a part in this.
     pub by_values: bool,
     /// Whether a statement may return rows.

@@ -44,6 +44,7 @@ impl<'a> Scan<'a> {
                 begins: false,
                 leaves: Leaves::NONE,
                 configures: false,
+                recalls: false,
                 by_values: false,
                 returns_rows: false,
                 fingerprint: 0,
@@ -64,6 +65,7 @@ impl<'a> Scan<'a> {
             return self.script;
         }
         while self.statement() {}
+        self.script.recalls &= !self.script.leaves.has(Leaves::SEQUENCE);
         if !self.whole {
             self.doubt(Why::NotWhole);
         }

@@ -236,6 +236,21 @@ fn built_in_functions() {
 }
 
 #[test]
+fn what_sequences_gave_last() {
+    for (sql, recalls) in [
+        ("SELECT lastval()", true),
+        ("SELECT pg_catalog.currval('s')", true),
+        ("INSERT INTO child VALUES (currval('parent_id_seq'))", true),
+        ("SELECT nextval('s'), currval('s')", false),
+        ("SELECT currval('s'), nextval('s')", false),
+        ("SELECT lastval FROM t", false),
+        ("SELECT 'lastval()'", false),
+    ] {
+        assert_eq!(see(sql).recalls, recalls, "{sql}");
+    }
+}
+
+#[test]
 fn settings_by_function() {
     check(&[
         ("SELECT set_config('a.b', 'c', true)", "Function"),

@@ -248,7 +248,7 @@ async fn admit(
         true => replication::DATABASE.to_owned(),
         false => utf8("database").filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone()),
     };
-    if worker.clients.borrow().len() >= shared.clients_max(worker) {
+    if shared.is_full(worker) {
         return Err(Report::fatal("53300", "too many clients on this node")
             .hint("Raise gateway.clients_max, or connect to another node.")
             .into());

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     orders: Mutex<Vec<mpsc::UnboundedSender<Order>>>,
     /// Clients of all threads.
     pub(crate) clients: AtomicUsize,
+    /// Transactions and logins of all threads that wait for a writer.
+    held: Arc<AtomicUsize>,
     pub(crate) replicating: replication::Places,
     random: ring::rand::SystemRandom,
     /// Makes verifiers for roles that do not exist.
@@ -47,7 +49,8 @@ impl Shared {
         let decoy = world.secret();
         let (orders, clients) = (Mutex::default(), AtomicUsize::new(0));
         let replicating = replication::Places::default();
-        Arc::new(Self { world, tls, orders, clients, replicating, random, decoy })
+        let held = Arc::default();
+        Arc::new(Self { world, tls, orders, clients, held, replicating, random, decoy })
     }
 
     /// One more thread: its orders.
@@ -67,8 +70,9 @@ impl Shared {
         self.world.view().wanted.tls == gateway::Tls::Required
     }
 
-    pub(crate) fn clients_max(&self, worker: &Worker) -> usize {
-        worker.view().wanted.clients_max as usize
+    /// Whether there are as many clients as there may be.
+    pub(crate) fn is_full(&self, worker: &Worker) -> bool {
+        self.clients.load(Ordering::Relaxed) >= worker.view().wanted.clients_max as usize
     }
 
     /// Gives a cancel request to the thread whose client it names; false when the number is none of
@@ -246,7 +250,8 @@ pub(crate) fn begin(
     index: u32,
     inbox: mpsc::UnboundedReceiver<Order>,
 ) -> Rc<Worker> {
-    let worker = Worker::new(Arc::clone(&shared.world), index);
+    let held = Arc::clone(&shared.held);
+    let worker = Worker::new(Arc::clone(&shared.world), index, held);
     tokio::task::spawn_local(Rc::clone(&worker).watch());
     tokio::task::spawn_local(Rc::clone(&worker).tick());
     tokio::task::spawn_local(obey(Rc::clone(&worker), inbox));

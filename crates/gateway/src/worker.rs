@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -46,7 +48,8 @@ pub(crate) struct Worker {
     next_client: Cell<u32>,
     /// Connections being opened at a time: a new writer is not stormed.
     pub(crate) dials: Semaphore,
-    held: Cell<usize>,
+    /// Who waits for a writer, on all threads of a gateway.
+    held: Arc<AtomicUsize>,
     news: Notify,
     /// Connections in use and idle, to be cut when their server is not what it was.
     servers: RefCell<Vec<Followed>>,
@@ -60,7 +63,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(world: Arc<dyn World>, index: u32) -> Rc<Self> {
+    pub(crate) fn new(world: Arc<dyn World>, index: u32, held: Arc<AtomicUsize>) -> Rc<Self> {
         let view = world.view();
         let rules = AccessRules::new(&view.wanted).unwrap_or_else(|_| nobody());
         Rc::new(Self {
@@ -72,7 +75,7 @@ impl Worker {
             clients: RefCell::default(),
             next_client: Cell::new(0),
             dials: Semaphore::new(limits::DIALS_MAX),
-            held: Cell::new(0),
+            held,
             news: Notify::new(),
             servers: RefCell::default(),
             roles: RefCell::default(),
@@ -168,10 +171,8 @@ impl Worker {
 
     /// A place among those who wait for a writer.
     pub(crate) fn hold(&self, max: usize) -> Option<Held<'_>> {
-        (self.held.get() < max).then(|| {
-            self.held.set(self.held.get() + 1);
-            Held(self)
-        })
+        let more = |held| (held < max).then_some(held + 1);
+        self.held.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Held(self))
     }
 
     /// Lets those look again who wait for the cluster to change.
@@ -332,6 +333,6 @@ pub(crate) struct Held<'a>(&'a Worker);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.held.set(self.0.held.get() - 1);
+        self.0.held.fetch_sub(1, Relaxed);
     }
 }

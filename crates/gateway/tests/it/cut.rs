@@ -82,6 +82,7 @@ async fn transactions_and_logins_wait_for_a_writer(mode: Mode) -> Result<()> {
 
 async fn waiting_has_limits(mode: Mode) -> Result<()> {
     let door = Door::with(mode, |wanted| {
+        wanted.workers = 4;
         wanted.held_max = 1;
         wanted.hold_ms = 60_000;
     })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use bytes::Bytes;
 use quorate_core::access::{AccessRule, Action, TlsNeed};
-use quorate_core::gateway::Tls as TlsWanted;
+use quorate_core::gateway::{Gateway as Wanted, Tls as TlsWanted};
 use quorate_gateway::Tls;
 use quorate_wire::binding::Binding;
 use quorate_wire::{CancelKey, FirstPacket, Startup};
@@ -233,7 +233,11 @@ async fn a_commit_that_waits_for_copies_is_not_cancelled(mode: Mode) -> Result<(
 }
 
 async fn clients_have_a_limit(mode: Mode) -> Result<()> {
-    let door = Door::with(mode, |wanted| wanted.clients_max = 2).await?;
+    let few = |wanted: &mut Wanted| {
+        wanted.workers = 4;
+        wanted.clients_max = 2;
+    };
+    let door = Door::with(mode, few).await?;
     let first = door.raw().await?;
     let _second = door.raw().await?;
     let error = door.raw().await.err().unwrap();

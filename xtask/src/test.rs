@@ -24,8 +24,9 @@ pub struct Test {
 /// `cargo xtask demo`.
 pub fn demo(args: &[String]) -> Result<()> {
     postgresql()?;
-    run(&["cargo", "build", "--release", "-p", "quorate"], &[])?;
-    let program = target()?.join("release/quorate").display().to_string();
+    // Not a release, which is linked for many minutes: nobody should wait so long to see it work.
+    run(&["cargo", "build", "-p", "quorate"], &[])?;
+    let program = target()?.join("debug/quorate").display().to_string();
     let default = ["--hurt", "--seconds", "40"].map(str::to_owned);
     let args = if args.is_empty() { &default[..] } else { args };
     let mut words = vec![program.as_str(), "demo"];

@@ -408,7 +408,7 @@ impl<'a> Relay<'a> {
             self.cancelling = false;
         }
         // What has begun is passed to its end: no answer comes before.
-        if self.barrier && self.client.left == 0 || self.waits_for_end() {
+        if self.is_barred() && self.client.left == 0 || self.waits_for_end() {
             return Ok(false);
         }
         let mut moved = false;
@@ -460,6 +460,11 @@ impl<'a> Relay<'a> {
         self.looked_at = false;
         self.pausing = true;
         self.barrier |= std::mem::take(&mut self.barrier_due);
+    }
+
+    /// Whether what the client sent next waits for answers. Copy data is what they wait for.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.barrier && !self.server.exchange.wants_copy_data()
     }
 
     /// Whether a group has to be answered before the next one is looked at.

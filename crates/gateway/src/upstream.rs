@@ -78,7 +78,7 @@ impl Relay<'_> {
                 at += n;
             }
             let full = self.server.end.out.len() >= limits::PENDING_MAX;
-            if self.client.left > 0 || full || self.barrier || self.pauses() {
+            if self.client.left > 0 || full || self.is_barred() || self.pauses() {
                 return Ok((at, Up::More));
             }
             let rest = &input[at..];

@@ -27,6 +27,7 @@ in_both_modes! {
     a_commit_under_way_is_answered_by_its_fate
     a_commit_right_behind_a_write_is_answered_by_its_fate
     a_question_that_fails_is_told_as_the_answer_to_what_was_behind_it
+    copy_data_behind_a_question_passes
     a_commit_of_nothing_is_done
     a_rollback_under_way_is_done
     a_pipeline_under_way_is_told_once_for_each_sync
@@ -426,6 +427,32 @@ async fn a_question_that_fails_is_told_as_the_answer_to_what_was_behind_it(
     assert_eq!(raw.ask("SELECT 1").await?.code(), "25P02");
     assert_eq!(raw.ask("ROLLBACK").await?.ok().status, 'I');
     assert_eq!(raw.value("SELECT count(*) FROM used WHERE i = 2").await?, "0");
+    Ok(())
+}
+
+async fn copy_data_behind_a_question_passes(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("CREATE TABLE used(i int)").await?.ok();
+    get_used_to(&mut raw, true).await?;
+    for at_once in [false, true] {
+        raw.ask("BEGIN").await?.ok();
+        raw.ask("DELETE FROM used").await?.ok();
+        let copy = Say::new().query("COPY used FROM STDIN");
+        let data = |say: Say| say.message(b'd', b"1\n2\n").message(b'c', b"").query("SELECT 3");
+        if at_once {
+            raw.say(data(copy)).await?;
+            raw.until(b'G').await?;
+        } else {
+            raw.say(copy).await?;
+            raw.until(b'G').await?;
+            raw.say(data(Say::new())).await?;
+        }
+        assert_eq!(raw.answer().await?.ok().commands, ["COPY 2"]);
+        assert_eq!(raw.answer().await?.ok().value(), "3");
+        raw.ask("COMMIT").await?.ok();
+        assert_eq!(raw.value("SELECT count(*) FROM used").await?, "2");
+    }
     Ok(())
 }
 

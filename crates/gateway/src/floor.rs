@@ -14,7 +14,6 @@ use quorate_wire::sql::{Leaves, Script, Verb};
 
 use crate::client::Client;
 use crate::settings::Settings;
-use crate::upstream::is_plain;
 
 /// The setting.
 pub(crate) const NAME: &[u8] = b"synchronous_commit";
@@ -115,7 +114,7 @@ fn may_set(script: &Script) -> bool {
     script.configures
         || script.statements != 1
         || script.leaves.has(Leaves::UNKNOWN.with(Leaves::UNKNOWN_SETTING))
-        || !is_plain(script.first)
+        || !script.first.is_plain()
             && !matches!(
                 script.first,
                 Verb::Begin(_)

@@ -10,7 +10,7 @@ use quorate_wire::sql::{self, Access, Script, Verb};
 
 use crate::client::Client;
 use crate::statements::Statements;
-use crate::{aftermath, effects, limits, upstream};
+use crate::{aftermath, effects, limits};
 
 /// Messages of a client that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Group {
         if script.access == Access::Write {
             self.access = Access::Write;
         }
-        self.plain &= script.statements == 1 && upstream::is_plain(script.first);
+        self.plain &= script.statements == 1 && script.first.is_plain();
         self.stays |= effects::stays(script, text);
         self.elsewhere |= script.access == Access::Write
             && (script.statements > 1 || !effects::is_neutral(script.first));

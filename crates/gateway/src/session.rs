@@ -337,7 +337,8 @@ pub(crate) fn link(client: &Client, server: &Server) {
     *client.handle.linked.borrow_mut() = Some(Rc::clone(&server.linked));
 }
 
-/// Relays until the transaction is over, and longer for a client that keeps its server.
+/// Relays until the transaction is over, and longer for a client that keeps its server. What is
+/// seldom needed is in boxes, as in [`tidy`]: each client that waits has room for the rest.
 pub(crate) async fn linked(
     worker: &Rc<Worker>,
     client: &mut Client,

@@ -327,7 +327,7 @@ impl Relay<'_> {
     fn prepare(&mut self, statement: &Rc<Statement>, whose: Whose) {
         let has = self.server.prepared.touch(statement);
         let status = self.server.exchange.status;
-        let plain = is_plain(statement.script.first)
+        let plain = statement.script.first.is_plain()
             && !statement.noisy.get()
             && !self.client.block.set
             && !self.server.prepared.is_doubted(statement);
@@ -518,21 +518,6 @@ impl Relay<'_> {
             out.put_slice(NO_STATEMENT);
         });
     }
-}
-
-/// Whether a statement is planned like a query, and nothing else.
-pub(crate) fn is_plain(verb: Verb) -> bool {
-    matches!(
-        verb,
-        Verb::Select
-            | Verb::Values
-            | Verb::Table
-            | Verb::With
-            | Verb::Insert
-            | Verb::Update
-            | Verb::Delete
-            | Verb::Merge
-    )
 }
 
 fn put_header(out: &mut BytesMut, tag: u8, len: usize) {

@@ -6,7 +6,7 @@
 //! and a plain string where one stood.
 
 use super::{
-    Options, Script, Verb, bytes,
+    Options, Script, bytes,
     lexer::{Kind, Lexer},
 };
 use crate::limits::{SHAPE_TEXT_MAX, SHAPES};
@@ -93,18 +93,7 @@ enum ValueKind {
 impl Shape {
     /// `None` for a text whose script says where something is in it, or depends on its values.
     fn of(text: &[u8], script: Script) -> Option<Self> {
-        let plain = matches!(
-            script.first,
-            Verb::Select
-                | Verb::Values
-                | Verb::Table
-                | Verb::With
-                | Verb::Insert
-                | Verb::Update
-                | Verb::Delete
-                | Verb::Merge
-        );
-        if !plain
+        if !script.first.is_plain()
             || script.statements != 1
             || script.directive.is_some()
             || script.by_values

@@ -114,6 +114,23 @@ pub enum Verb {
     Other,
 }
 
+impl Verb {
+    /// Whether such a statement is planned like a query, and nothing else. It names nothing here.
+    pub fn is_plain(self) -> bool {
+        matches!(
+            self,
+            Verb::Select
+                | Verb::Values
+                | Verb::Table
+                | Verb::With
+                | Verb::Insert
+                | Verb::Update
+                | Verb::Delete
+                | Verb::Merge
+        )
+    }
+}
+
 /// Modes of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Modes {

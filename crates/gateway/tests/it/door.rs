@@ -402,6 +402,18 @@ impl Door {
         raw.ask("SELECT 1").await.map(|answer| drop(answer.ok()))
     }
 
+    /// Waits until the standby has what the writer has.
+    pub(crate) async fn standby_follows(&self) -> Result<()> {
+        let lsn = self.value("SELECT pg_current_wal_lsn()").await?;
+        let standby = self.standby.as_ref().unwrap();
+        eventually("the standby has it", async || {
+            let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
+            (standby.value(&sql).await.ok()? == "t").then_some(())
+        })
+        .await;
+        Ok(())
+    }
+
     /// A client of the console.
     pub(crate) async fn console(&self) -> Result<Raw> {
         Raw::session(self.address, &[("user", "postgres"), ("database", "quorate")]).await

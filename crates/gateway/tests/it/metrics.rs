@@ -135,13 +135,7 @@ async fn a_transaction_is_counted_once_where_it_was_served(mode: Mode) -> Result
     let sql = "CREATE SEQUENCE s; CREATE FUNCTION n() RETURNS bigint STABLE LANGUAGE plpgsql AS \
                $$ BEGIN RETURN nextval('s'); END $$; CREATE VIEW hidden AS SELECT n()";
     door.admin().await?.batch_execute(sql).await?;
-    let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
-    let standby = door.standby.as_ref().unwrap();
-    eventually("it has the view", async || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
-        (standby.value(&sql).await.ok()? == "t").then_some(())
-    })
-    .await;
+    door.standby_follows().await?;
     door.replayed(50).await?;
     let mut raw = door.raw().await?;
     raw.ask("SET quorate.consistency = 'eventual'").await?.ok();

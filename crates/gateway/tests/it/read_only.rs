@@ -7,7 +7,7 @@ use quorate_core::gateway::PoolMode;
 
 use crate::door::{Door, Mode, in_both_modes};
 use crate::raw::{Answer, Raw, Say};
-use crate::server::{command, eventually};
+use crate::server::command;
 
 in_both_modes! {
     drivers_find_the_port_that_they_want
@@ -39,13 +39,7 @@ async fn reading(mode: Mode) -> Result<Door> {
                CREATE VIEW makes_too AS SELECT * FROM makes; \
                CREATE VIEW lifts AS SELECT set_config('default_transaction_read_only', 'off', false)";
     door.define(sql).await?;
-    let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
-    let standby = door.standby.as_ref().unwrap();
-    eventually("it has the views", async || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
-        (standby.value(&sql).await.ok()? == "t").then_some(())
-    })
-    .await;
+    door.standby_follows().await?;
     // However long a test takes on a busy machine.
     door.want(|wanted| (wanted.max_lag_ms, wanted.hold_ms) = (u64::MAX, 60_000));
     door.replayed(50).await?;

@@ -224,13 +224,7 @@ async fn what_a_standby_refuses_is_done_by_the_writer(mode: Mode) -> Result<()> 
              CREATE VIEW hidden AS SELECT next() AS n",
         )
         .await?;
-    let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
-    let standby = door.standby.as_ref().unwrap();
-    eventually("it has the view", async || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
-        (standby.value(&sql).await.ok()? == "t").then_some(())
-    })
-    .await;
+    door.standby_follows().await?;
     door.replayed(50).await?;
     let mut raw = door.raw().await?;
     goes(&mut raw, true).await;
@@ -398,14 +392,7 @@ async fn what_a_reset_at_a_standby_finds_is_not_taken_for_a_setting(mode: Mode) 
 /// Makes these on the writer, and waits until the standby has them.
 async fn made(door: &Door, sql: &str) -> Result<()> {
     door.admin().await?.batch_execute(sql).await?;
-    let lsn = door.value("SELECT pg_current_wal_lsn()").await?;
-    let standby = door.standby.as_ref().unwrap();
-    eventually("the standby has it", async || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
-        (standby.value(&sql).await.ok()? == "t").then_some(())
-    })
-    .await;
-    Ok(())
+    door.standby_follows().await
 }
 
 async fn a_conflict_with_replay_behind_the_first_row_is_not_seen(mode: Mode) -> Result<()> {

@@ -10,6 +10,7 @@ pub mod candidates;
 pub mod coordinator;
 pub mod document;
 pub mod gateway;
+pub mod health;
 pub mod ids;
 pub mod lease;
 pub mod limits;

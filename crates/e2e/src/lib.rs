@@ -23,7 +23,6 @@ pub mod limits;
 pub mod local;
 pub mod postgres;
 pub mod process;
-pub mod random;
 pub mod scenario;
 pub mod status;
 pub mod wire;
@@ -32,5 +31,6 @@ pub mod workload;
 mod runtime;
 
 pub use cluster::{Builder, Cluster};
+pub use quorate_scenario::random;
 pub use scenario::Scenario;
 pub use workload::Workload;

@@ -19,6 +19,9 @@ struct Copies {
     present: BTreeSet<NodeId>,
     /// `present`, and members that were there lately.
     cohort: BTreeSet<NodeId>,
+    /// Members that say that they forgot their promise: they answer no election until a rule went
+    /// on without them.
+    forgetful: BTreeSet<NodeId>,
 }
 
 /// The next commit rule, when a better or a necessary one is possible.
@@ -80,7 +83,11 @@ fn copies(
     };
     let lately = |n: &&NodeId| memory.absent_for(view, **n) < COHORT_ABSENCE && !useless(**n);
     let cohort = members.iter().filter(lately).chain(&present).copied().collect();
-    Copies { members, present, cohort }
+    let forgets = |n: &&NodeId| {
+        view.hears(**n) && view.status(**n).is_some_and(|s| s.promised.is_none())
+    };
+    let forgetful = members.iter().filter(forgets).copied().collect();
+    Copies { members, present, cohort, forgetful }
 }
 
 /// Whether a node's copy is one that a rule may count.
@@ -110,7 +117,8 @@ fn wanted(
 /// The writer's copy is enough, and every copy may be elected: how much may be lost is judged
 /// then, so that no absence takes the last candidate away.
 fn alone(copies: &Copies) -> (BTreeSet<NodeId>, Policy) {
-    (copies.members.union(&copies.present).copied().collect(), Policy::WriterOnly)
+    let candidates = copies.members.difference(&copies.forgetful);
+    (candidates.chain(&copies.present).copied().collect(), Policy::WriterOnly)
 }
 
 fn semi_sync(

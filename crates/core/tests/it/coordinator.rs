@@ -729,6 +729,20 @@ fn async_keeps_every_copy_as_a_candidate() {
 }
 
 #[test]
+fn without_waiting_for_copies_who_forgot_its_promise_leaves_to_come_back() {
+    let mut seen = Seen::serving();
+    seen.document(timing(Timing::Async));
+    seen.rule("a b c", Policy::WriterOnly);
+    seen.writes("a", &["b"]);
+    seen.status("c").doing = Doing::Broken;
+    assert_eq!(seen.opens(), None, "broken for another reason, it may still be the last candidate");
+    seen.status("c").promised = None;
+    assert_eq!(seen.opens(), Some(rule(2, "a b", Policy::WriterOnly)));
+    seen.lose("c");
+    assert_eq!(seen.opens(), None, "whoever is not heard may have its promise");
+}
+
+#[test]
 fn a_planned_handover_ends_with_the_named_node_writing() {
     let mut seen = Seen::serving();
     let (term, target) = (Term(4), Some(node("c")));

@@ -24,6 +24,16 @@ impl Random {
         (self.number() % bound as u64) as usize
     }
 
+    /// Whether a thing of this chance, in thousandths, happens.
+    pub fn chance(&mut self, permille: usize) -> bool {
+        self.below(1000) < permille
+    }
+
+    /// A number from `least` to `most`, both included.
+    pub fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.number() % (most - least + 1)
+    }
+
     /// One of the items, which must not be empty.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]

@@ -1,0 +1,228 @@
+//! A history: a cluster lives through faults, everything is repaired, and it must serve again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_core::document::{Document, Timing};
+use quorate_core::Because;
+use quorate_core::status::Doing;
+use quorate_scenario::random::Random;
+use quorate_scenario::{Deed, Scenario, Shape, Step};
+
+use crate::agent::Agent;
+use crate::faults::plan;
+use crate::trace::Trace;
+use crate::world::{At, Event, Flaw, Host, SECOND, World, nanos};
+
+/// Applications at once.
+const CLIENTS: usize = 4;
+/// Time without faults at the beginning: the cluster finds itself.
+const CALM: At = 3 * SECOND;
+/// After the repair, a write must succeed within this.
+const SERVES_WITHIN: Duration = Duration::from_secs(60);
+/// After the repair, every node must have its place again within this. A node that forgot its
+/// promise is left out for [`quorate_core::limits::COHORT_ABSENCE`] first.
+const WHOLE_WITHIN: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What makes a history: everything in it follows from this.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Decides all that chance decides.
+    pub seed: u64,
+    /// The cluster.
+    pub shape: Shape,
+    /// What its operator wants.
+    pub document: Document,
+    /// What is done, and when.
+    pub plan: Vec<(At, Deed)>,
+    /// The rule that is left out.
+    pub flaw: Flaw,
+}
+
+/// What came of a history.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What must not have happened, and did.
+    pub failure: Option<String>,
+    /// How long it took, in the cluster's time.
+    pub length: Duration,
+    /// Writes acknowledged.
+    pub acks: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Operations that nobody answered.
+    pub unknown: u64,
+    /// Writers that opened.
+    pub terms: usize,
+    /// Messages lost.
+    pub lost_messages: u64,
+    /// Events simulated.
+    pub events: u64,
+    /// From the repair to a write that succeeded.
+    pub recovery: Duration,
+    /// The trace, if it was asked for.
+    pub trace: Vec<String>,
+}
+
+impl Recipe {
+    /// A cluster, its document and its faults by chance.
+    pub fn of_seed(seed: u64, flaw: Flaw) -> Self {
+        let mut random = Random::new(seed ^ 0x5155_4f52_4154_4500);
+        let shape = match random.below(10) {
+            0..=5 => Shape { data: 3, witness: false },
+            6 | 7 => Shape { data: 2, witness: true },
+            8 => Shape { data: 4, witness: true },
+            _ => Shape { data: 5, witness: false },
+        };
+        let mut document = Document::default();
+        document.timing = match random.below(12) {
+            0 => Timing::Async,
+            1 => Timing::SemiSync,
+            _ => Timing::Quorum,
+        };
+        document.copies = random.between(2, u64::from(shape.data).min(3)) as u8;
+        document.strict_reads = random.chance(300);
+        let length = random.between(10 * SECOND, 45 * SECOND);
+        let plan = plan(&mut random, shape, SECOND + CALM, length);
+        Self { seed, shape, document, plan, flaw }
+    }
+
+    /// The same as words, so that a person can read and repeat it.
+    pub fn scenario(&self, intent: &str) -> Scenario {
+        let mut steps = Vec::new();
+        let mut last = SECOND;
+        for (at, deed) in &self.plan {
+            let wait = Duration::from_millis((at - last) / 1_000_000);
+            if !wait.is_zero() {
+                steps.push(Step::Wait(wait));
+                last += nanos(wait);
+            }
+            steps.push(Step::Do(deed.clone()));
+        }
+        Scenario { intent: intent.to_owned(), shape: self.shape, steps }
+    }
+
+    /// Lets it happen.
+    pub fn run(&self, trace: Trace) -> Outcome {
+        let mut world =
+            World::new(self.shape, self.document.clone(), self.seed, self.flaw, trace);
+        world.plan = self.plan.clone();
+        for at in 0..world.plan.len() {
+            world.at(world.plan[at].0, Event::Do(at));
+        }
+        world.begin_clients(CLIENTS);
+        let end = self.plan.last().map_or(SECOND + CALM, |(at, _)| *at) + SECOND;
+        world.run_until(end);
+        let repaired = world.now;
+        world.repair();
+        let served = world.run_to(repaired, SERVES_WITHIN, |w| w.checks.write_begun >= repaired);
+        let recovery = Duration::from_nanos(world.now - repaired);
+        if !served {
+            let text = format!("no write succeeded after everything was repaired: {}", world.places());
+            world.checks.fail(world.now, &text);
+        } else if !world.run_to(repaired, WHOLE_WITHIN, World::is_whole) {
+            let text = format!("not every node found its place again: {}", world.places());
+            world.checks.fail(world.now, &text);
+        }
+        let checks = &world.checks;
+        Outcome {
+            failure: checks.failure.clone(),
+            length: Duration::from_nanos(world.now - SECOND),
+            acks: checks.acks,
+            reads: checks.reads,
+            unknown: checks.unknown,
+            terms: checks.terms.len(),
+            lost_messages: checks.lost_messages,
+            events: world.events,
+            recovery,
+            trace: world.trace.lines(),
+        }
+    }
+
+    /// The same failure with fewer deeds, by leaving out what it does not need.
+    /// (Zeller, Hildebrandt: Simplifying and isolating failure-inducing input, 2002.)
+    pub fn shrink(&self) -> Self {
+        let mut least = self.clone();
+        let mut chunk = least.plan.len().div_ceil(2).max(1);
+        loop {
+            let mut at = 0;
+            while at < least.plan.len() {
+                let mut fewer = least.clone();
+                fewer.plan.drain(at..(at + chunk).min(fewer.plan.len()));
+                match fewer.run(Trace::default()).failure {
+                    Some(_) => least = fewer,
+                    None => at += chunk,
+                }
+            }
+            if chunk == 1 {
+                return least;
+            }
+            chunk = chunk.div_ceil(2);
+        }
+    }
+
+    /// How often each kind of deed is in it.
+    pub fn kinds(&self) -> BTreeMap<&'static str, u64> {
+        let mut kinds = BTreeMap::new();
+        for (_, deed) in &self.plan {
+            *kinds.entry(deed.kind()).or_default() += 1;
+        }
+        kinds
+    }
+}
+
+impl World {
+    fn run_until(&mut self, until: At) {
+        while self.checks.failure.is_none() && self.step(until) {}
+    }
+
+    /// Runs until this is so; false when it takes too long.
+    fn run_to(&mut self, from: At, within: Duration, so: impl Fn(&Self) -> bool) -> bool {
+        while !so(self) && self.checks.failure.is_none() {
+            if self.now >= from + nanos(within) {
+                return false;
+            }
+            self.run_until(self.now + nanos(LOOK_EVERY));
+        }
+        true
+    }
+
+    /// Whether one node writes and every other one follows it or votes.
+    fn is_whole(&self) -> bool {
+        let placed = |host: &Host| {
+            let doing = host.agent.as_ref().map(|a| a.doing().0);
+            matches!(doing, Some(Doing::Writing | Doing::Following | Doing::Witness))
+        };
+        self.serving().is_some() && self.hosts.iter().all(placed)
+    }
+
+    /// What each node does, for people.
+    fn places(&self) -> String {
+        let place = |host: &Host| match host.agent.as_ref().map(|a| a.doing()) {
+            None => format!("{} is down", host.name),
+            Some((doing, because)) => format!("{} {doing:?}, {because}", host.name),
+        };
+        let word = self.leader().and_then(|l| self.hosts[l].agent.as_ref()).map(Agent::word);
+        let places = self.hosts.iter().map(place).collect::<Vec<_>>().join("; ");
+        format!("{places}; coordinator: {}", word.unwrap_or(&Because::default()))
+    }
+
+    /// The checks that need no occasion.
+    pub(crate) fn look(&mut self) {
+        self.wake_hosts();
+        self.insist();
+        let passes = |i: &usize| {
+            let host = &self.hosts[*i];
+            let agent = host.agent.as_ref()?;
+            let term = agent.gate.term?;
+            let open = agent.gate.check(term, self.moment(*i)) == crate::agent::Passage::Pass;
+            (open && !host.stands_still()).then_some(term)
+        };
+        let open: Vec<usize> = (0..self.hosts.len()).filter(|i| passes(i).is_some()).collect();
+        if open.len() > 1 {
+            self.checks.fail(self.now, "two nodes answer clients at once");
+        }
+        self.after(LOOK_EVERY, Event::Look);
+    }
+}

@@ -501,11 +501,16 @@ fn following(view: &NodeView<'_>) -> Decision {
             "R14",
             format!("rewound: starting with {writer}'s log at hand"),
         ),
-        (Data::Incomplete, _)
-            if !matches!(view.feed, Feed::Diverged { .. } | Feed::LogGone { .. }) =>
-        {
+        (Data::Incomplete, _) if view.feed == (Feed::Open { from: writer, term }) => {
             idle(Doing::Recovering, "R14", "rewound: replaying the writer's log")
         }
+        // Its start was given up with the term in which it began.
+        (Data::Incomplete, _) if matches!(view.feed, Feed::Closed | Feed::Open { .. }) => act(
+            vec![Action::StopServer],
+            Doing::Recovering,
+            "R14",
+            format!("rewound, and waits for another term's log: starting again with {writer}'s"),
+        ),
         (Data::Missing | Data::Spoilt | Data::Incomplete, _) if view.writer_open => act(
             vec![Action::Clone { from: writer, term }],
             Doing::Cloning,

@@ -69,8 +69,8 @@ pub enum Deed {
     ResumeReplay(Who),
     /// The writer is asked to hand over, to the node or to the best one.
     Switchover(Option<NodeId>),
-    /// Commits are to have so many copies.
-    Copies(u8),
+    /// A field of the cluster document gets another value.
+    Set(String, String),
     /// Nobody fails over by itself.
     Pause,
     /// Automation goes on.
@@ -105,7 +105,7 @@ impl Deed {
             Self::PauseReplay(_) => "pause replay",
             Self::ResumeReplay(_) => "resume replay",
             Self::Switchover(_) => "switchover",
-            Self::Copies(_) => "copies",
+            Self::Set(..) => "set",
             Self::Pause => "pause",
             Self::Resume => "resume",
         }
@@ -157,7 +157,7 @@ impl fmt::Display for Deed {
             Self::Drift(who, permille) => write!(f, "{kind} {who} by {permille}"),
             Self::Switchover(None) => f.write_str(kind),
             Self::Switchover(Some(to)) => write!(f, "{kind} to {to}"),
-            Self::Copies(copies) => write!(f, "{kind} {copies}"),
+            Self::Set(field, value) => write!(f, "{kind} {field} {value}"),
         }
     }
 }

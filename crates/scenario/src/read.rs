@@ -118,7 +118,7 @@ fn deed(words: &[&str]) -> Result<Deed, Problem> {
         ["resume"] => Deed::Resume,
         ["switchover"] => Deed::Switchover(None),
         ["switchover", "to", to] => Deed::Switchover(Some(node(to)?)),
-        ["copies", copies] => Deed::Copies(number(copies)?),
+        ["set", field, value] => Deed::Set((*field).to_owned(), (*value).to_owned()),
         ["lossy", permille] => Deed::Lossy(number(permille)?),
         ["partition", sides @ ..] => Deed::Partition(partition(sides)?),
         ["cut", from, "->", to] => Deed::Cut(node(from)?, node(to)?),
@@ -231,7 +231,8 @@ mod tests {
             "resume replay n2",
             "switchover",
             "switchover to n2",
-            "copies 3",
+            "set copies 3",
+            "set timing async",
             "pause",
             "resume",
         ] {

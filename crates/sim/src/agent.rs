@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quorate_core::authority::Phase;
 use quorate_core::coordinator::{self, ClusterView, Peer};
-use quorate_core::document::{Document, Role};
+use quorate_core::document::Document;
 use quorate_core::health::{Beat, Effect, GateWord, Table};
 use quorate_core::node::{self, Action, Data, Feed, Job, NodeView, OwnReign, Promise, Server};
 use quorate_core::report::{Report, on_history};
@@ -1470,14 +1470,29 @@ impl World {
             .max_by_key(|i| self.hosts[*i].agent.as_ref().map(|a| a.raft.stored.term()))
     }
 
-    /// An operator asks for another document, through some node.
-    pub(crate) fn change_document(&mut self, node: usize, edit: impl FnOnce(&mut Document)) {
+    /// An operator asks for another document, through some node. One that is not valid is refused
+    /// there, as the command line does.
+    pub(crate) fn change_document(&mut self, node: usize, field: &str, value: &str) {
         let Some(agent) = self.agent(node) else { return };
         let expect_version = agent.state.document_version();
-        let mut document = agent.state.document();
-        edit(&mut document);
-        debug_assert!(document.nodes.values().all(|n| n.role == Role::Ha));
-        self.propose(node, "", Change::SetDocument { expect_version, document });
+        match with(&agent.state.document(), field, value) {
+            Ok(document) => {
+                self.propose(node, "", Change::SetDocument { expect_version, document });
+            }
+            Err(problem) => self.trace.note(self.now, &problem),
+        }
+    }
+}
+
+/// A document with another value in one field.
+pub(crate) fn with(document: &Document, field: &str, value: &str) -> Result<Document, String> {
+    let mut fields = serde_json::to_value(document).map_err(|e| e.to_string())?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    fields[field] = value;
+    let changed: Document = serde_json::from_value(fields).map_err(|e| e.to_string())?;
+    match changed.validate().first() {
+        Some(problem) => Err(problem.to_string()),
+        None => Ok(changed),
     }
 }
 

@@ -38,9 +38,9 @@ impl World {
                 self.network.lossy = 0;
             }
             Deed::Switchover(target) => self.switch_over(*target),
-            Deed::Copies(copies) => self.ask(|world, node| {
-                world.change_document(node, |document| document.copies = *copies);
-            }),
+            Deed::Set(field, value) => {
+                self.ask(|world, node| world.change_document(node, field, value));
+            }
             Deed::Pause | Deed::Resume => {
                 let because = Because::new("op-pause", "an operator said so");
                 let change = Change::Pause { paused: *deed == Deed::Pause, because };
@@ -288,10 +288,14 @@ fn some_deed(
         21 => (Deed::PauseReplay(named), Some(Deed::ResumeReplay(named))),
         22 | 23 => (Deed::Switchover(None), None),
         24 => (Deed::Switchover(Some(node)), None),
-        25 => (Deed::Copies(random.between(1, shape.data.into()) as u8), Some(Deed::Copies(2))),
+        25 => (set_copies(random.between(1, shape.data.into())), Some(set_copies(2))),
         26 => (Deed::Pause, Some(Deed::Resume)),
         _ => (Deed::StartAll, None),
     }
+}
+
+fn set_copies(copies: u64) -> Deed {
+    Deed::Set("copies".to_owned(), copies.to_string())
 }
 
 fn sides(random: &mut Random, names: &[NodeId]) -> Vec<BTreeSet<NodeId>> {

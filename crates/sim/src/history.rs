@@ -7,12 +7,12 @@ use quorate_core::document::{Document, Timing};
 use quorate_core::Because;
 use quorate_core::status::Doing;
 use quorate_scenario::random::Random;
-use quorate_scenario::{Deed, Scenario, Shape, Step};
+use quorate_scenario::{Condition, Deed, Expectation, Scenario, Shape, Step};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, with};
 use crate::faults::plan;
 use crate::trace::Trace;
-use crate::world::{At, Event, Flaw, Host, SECOND, World, nanos};
+use crate::world::{At, Event, Flaw, Host, MS, SECOND, World, nanos};
 
 /// Applications at once.
 const CLIENTS: usize = 4;
@@ -88,12 +88,29 @@ impl Recipe {
         Self { seed, shape, document, plan, flaw }
     }
 
+    /// The history that a scenario without waiting for conditions tells. The fields that it sets
+    /// first are those of the cluster's first document.
+    pub fn of_scenario(scenario: &Scenario, seed: u64) -> Result<Self, String> {
+        let (document, steps) = beginning(scenario)?;
+        let (mut at, mut plan) = (SECOND, Vec::new());
+        for step in steps {
+            match step {
+                Step::Wait(time) => at += nanos(*time),
+                Step::Do(deed) => plan.push((at, deed.clone())),
+                Step::WaitUntil(_) | Step::Expect(_) => {
+                    return Err(format!("`{step}` has no time"));
+                }
+            }
+        }
+        Ok(Self { seed, shape: scenario.shape, document, plan, flaw: Flaw::None })
+    }
+
     /// The same as words, so that a person can read and repeat it.
     pub fn scenario(&self, intent: &str) -> Scenario {
-        let mut steps = Vec::new();
+        let mut steps: Vec<Step> = self.settings().map(Step::Do).collect();
         let mut last = SECOND;
         for (at, deed) in &self.plan {
-            let wait = Duration::from_millis((at - last) / 1_000_000);
+            let wait = Duration::from_millis((at - last) / MS);
             if !wait.is_zero() {
                 steps.push(Step::Wait(wait));
                 last += nanos(wait);
@@ -101,6 +118,19 @@ impl Recipe {
             steps.push(Step::Do(deed.clone()));
         }
         Scenario { intent: intent.to_owned(), shape: self.shape, steps }
+    }
+
+    /// What the document says that a new cluster's does not.
+    fn settings(&self) -> impl Iterator<Item = Deed> {
+        let fields = |document: &Document| serde_json::to_value(document).unwrap_or_default();
+        let (ours, usual) = (fields(&self.document), fields(&Document::default()));
+        let ours = ours.as_object().cloned().unwrap_or_default();
+        ours.into_iter().filter(move |(field, value)| usual.get(field) != Some(value)).map(
+            |(field, value)| {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                Deed::Set(field, value)
+            },
+        )
     }
 
     /// Lets it happen.
@@ -125,19 +155,7 @@ impl Recipe {
             let text = format!("not every node found its place again: {}", world.places());
             world.checks.fail(world.now, &text);
         }
-        let checks = &world.checks;
-        Outcome {
-            failure: checks.failure.clone(),
-            length: Duration::from_nanos(world.now - SECOND),
-            acks: checks.acks,
-            reads: checks.reads,
-            unknown: checks.unknown,
-            terms: checks.terms.len(),
-            lost_messages: checks.lost_messages,
-            events: world.events,
-            recovery,
-            trace: world.trace.lines(),
-        }
+        world.outcome(recovery)
     }
 
     /// The same failure with fewer deeds, by leaving out what it does not need.
@@ -172,7 +190,88 @@ impl Recipe {
     }
 }
 
+/// The document that a scenario begins with, and its other steps.
+fn beginning(scenario: &Scenario) -> Result<(Document, &[Step]), String> {
+    let mut document = Document::default();
+    let mut steps = &scenario.steps[..];
+    while let [Step::Do(Deed::Set(field, value)), rest @ ..] = steps {
+        document = with(&document, field, value)?;
+        steps = rest;
+    }
+    Ok((document, steps))
+}
+
+/// Lets a scenario happen, with clients at work and all else by chance: what went wrong, if
+/// anything did, and the trace if it was asked for.
+pub fn play(scenario: &Scenario, seed: u64, trace: Trace) -> Outcome {
+    let (document, steps) = match beginning(scenario) {
+        Ok(beginning) => beginning,
+        Err(problem) => return Outcome { failure: Some(problem), ..Outcome::default() },
+    };
+    let mut world = World::new(scenario.shape, document, seed, Flaw::None, trace);
+    world.begin_clients(CLIENTS);
+    world.run_to(SECOND, SERVES_WITHIN, World::is_whole);
+    for step in steps {
+        let now = world.now;
+        match step {
+            Step::Do(deed) => world.perform_deed(deed),
+            Step::Wait(time) => world.run_until(now + nanos(*time)),
+            Step::WaitUntil(condition) => {
+                if !world.run_to(now, SERVES_WITHIN, |w| w.is_so(condition)) {
+                    let places = world.places();
+                    world.checks.fail(world.now, &format!("waited for: {condition}; {places}"));
+                }
+            }
+            Step::Expect(expectation) => {
+                let met = match expectation {
+                    Expectation::Now(condition) => world.is_so(condition),
+                    Expectation::NoWriter => world.serving().is_none(),
+                    // What was lost has been told by the checks.
+                    Expectation::NoLoss => true,
+                };
+                if !met {
+                    let places = world.places();
+                    world.checks.fail(now, &format!("{step}, and it is not so: {places}"));
+                }
+            }
+        }
+        if world.checks.failure.is_some() {
+            break;
+        }
+    }
+    world.outcome(Duration::ZERO)
+}
+
 impl World {
+    fn outcome(self, recovery: Duration) -> Outcome {
+        let checks = &self.checks;
+        Outcome {
+            failure: checks.failure.clone(),
+            length: Duration::from_nanos(self.now - SECOND),
+            acks: checks.acks,
+            reads: checks.reads,
+            unknown: checks.unknown,
+            terms: checks.terms.len(),
+            lost_messages: checks.lost_messages,
+            events: self.events,
+            recovery,
+            trace: self.trace.lines(),
+        }
+    }
+
+    fn is_so(&self, condition: &Condition) -> bool {
+        let serving = self.serving().map(|node| self.hosts[node].name);
+        match condition {
+            Condition::Writer(names) => serving.is_some_and(|name| names.contains(&name)),
+            Condition::AnyWriter => serving.is_some(),
+            Condition::Follows(name) => {
+                let agent = self.index(*name).and_then(|node| self.hosts[node].agent.as_ref());
+                agent.is_some_and(|a| a.doing().0 == Doing::Following)
+            }
+            Condition::Whole => self.is_whole(),
+        }
+    }
+
     fn run_until(&mut self, until: At) {
         while self.checks.failure.is_none() && self.step(until) {}
     }

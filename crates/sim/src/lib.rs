@@ -19,6 +19,6 @@ mod trace;
 mod wal;
 mod world;
 
-pub use history::{Outcome, Recipe};
+pub use history::{Outcome, Recipe, play};
 pub use trace::Trace;
 pub use world::{FLAWS, Flaw};

@@ -358,3 +358,23 @@ fn a_follower_in_every_state_works_its_way_to_the_feed() {
         assert_eq!(decide(&busy).actions, [], "{job:?}");
     }
 }
+
+#[test]
+fn a_rewound_server_waits_for_the_present_writers_log_only() {
+    let state = state(4, Phase::Serving, Some("b"));
+    let rewound = |feed, job| NodeView {
+        data: Data::Incomplete,
+        server: Server::Starting,
+        feed,
+        job,
+        writer_serving: true,
+        ..view(&state)
+    };
+    let present = Feed::Open { from: node("b"), term: Term(4) };
+    assert_eq!(decide(&rewound(present, Some(Job::Start))).actions, []);
+    assert_eq!(decide(&rewound(present, None)).actions, []);
+    // The term changed while this node was not looking: nothing comes over the closed feed.
+    for feed in [Feed::Closed, Feed::Open { from: node("c"), term: Term(3) }] {
+        assert_eq!(decide(&rewound(feed, None)).actions, [Action::StopServer], "{feed:?}");
+    }
+}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::setup::run;
 
 /// Crates that may name no runtime, clock, randomness or log.
-const PURE: [&str; 3] = ["core", "history", "wire"];
+const PURE: [&str; 4] = ["core", "history", "scenario", "wire"];
 /// What a pure crate's sources and manifest may not name.
 const IMPURE: [&str; 9] = [
     "tokio",

@@ -36,6 +36,12 @@ enum Command {
     /// Search for bytes that break the wire protocol's readers, the classifier or a login: libFuzzer,
     /// a minute for each.
     Fuzz(fuzz::Fuzz),
+    /// Simulate clusters under faults by chance: the real decisions, everything else made up.
+    Sim {
+        /// Arguments for the simulator, such as --seeds 20000 --minutes 5; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Formatting, lints and the project's own rules; changes nothing.
     Check,
     /// Measure, against real processes on this machine: failover, gateway, demo, idle, cpu-load.
@@ -52,6 +58,7 @@ fn main() -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Drivers(options) => drivers::drivers(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Sim { args } => test::sim(&args),
         Command::Check => check::check(),
         Command::Bench { args } => test::bench(&args),
     }

@@ -66,6 +66,13 @@ pub fn test(options: &Test) -> Result<()> {
     Ok(())
 }
 
+/// `cargo xtask sim`.
+pub fn sim(args: &[String]) -> Result<()> {
+    let mut words = vec!["cargo", "run", "--release", "-p", "quorate-sim", "--"];
+    words.extend(args.iter().map(String::as_str));
+    run(&words, &[])
+}
+
 /// `cargo xtask bench`.
 pub fn bench(args: &[String]) -> Result<()> {
     postgresql()?;

@@ -260,8 +260,7 @@ impl Table {
             // The answer was made after the question: so old it is at the most, however long
             // either was on its way.
             if let Some(LogEnd { term, flushed, age_ms }) = answer.log_end {
-                self.log_ends
-                    .insert(by, (term, flushed, sent_at - Duration::from_millis(age_ms)));
+                self.log_ends.insert(by, (term, flushed, sent_at - Duration::from_millis(age_ms)));
             }
             if answer.granted && self.asking.is_some_and(|term| term >= answer.term) {
                 self.granted.insert(by, sent_at);
@@ -369,7 +368,6 @@ fn differ(old: &NodeStatus, new: &NodeStatus) -> bool {
     };
     gone(old) != gone(new) || writer(old) != writer(new)
 }
-
 
 #[cfg(test)]
 mod tests {

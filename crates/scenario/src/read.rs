@@ -92,15 +92,14 @@ fn condition(words: &[&str]) -> Result<Condition, Problem> {
         ["a", "writer", "serves"] => Ok(Condition::AnyWriter),
         ["the", "cluster", "is", "whole"] => Ok(Condition::Whole),
         [who, "follows"] => Ok(Condition::Follows(node(who)?)),
-        [who @ .., "is", "writer"] if !who.is_empty() => {
-            who.split(|word| *word == "or")
-                .map(|name| match name {
-                    [name] => node(name),
-                    _ => Err("between names of nodes, say `or`".to_owned()),
-                })
-                .collect::<Result<_, _>>()
-                .map(Condition::Writer)
-        }
+        [who @ .., "is", "writer"] if !who.is_empty() => who
+            .split(|word| *word == "or")
+            .map(|name| match name {
+                [name] => node(name),
+                _ => Err("between names of nodes, say `or`".to_owned()),
+            })
+            .collect::<Result<_, _>>()
+            .map(Condition::Writer),
         _ => Err(format!(
             "`{}` is no condition: say `n1 is writer`, `n1 or n2 is writer`, `a writer serves`, \
              `n2 follows` or `the cluster is whole`",

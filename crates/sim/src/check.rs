@@ -88,7 +88,8 @@ impl Checks {
     fn depend(&mut self, now: At, tree: &Tree, term: Term, end: Point, what: &str) {
         let longest = self.survivors.entry(tree.branch(end)).or_insert(end);
         *longest = (*longest).max(end);
-        let later = self.opened.range(term.next()..).find(|(_, (_, log))| !tree.continues(*log, end));
+        let later =
+            self.opened.range(term.next()..).find(|(_, (_, log))| !tree.continues(*log, end));
         if let Some((later, (node, _))) = later {
             let node = node + 1;
             self.fail(now, &format!("{what} of term {term} is not in the log of n{node}, which writes in term {later}"));

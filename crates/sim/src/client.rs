@@ -5,8 +5,10 @@ use std::time::Duration;
 use quorate_core::Term;
 
 use crate::agent::Passage;
+use crate::event::{ClientEvent, Event, Message};
+use crate::flaw::Flaw;
 use crate::wal::Point;
-use crate::world::{At, ClientEvent, Event, Flaw, Message, World};
+use crate::world::{At, World};
 
 /// How long an application waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,14 +73,8 @@ impl World {
         let operation = self.clients[client].operation;
         let target = self.writer_known_to(gateway);
         let alive = self.hosts[gateway].up && !self.hosts[gateway].stands_still();
-        self.clients[client] = Client {
-            operation,
-            writes,
-            begun: self.now,
-            gateway,
-            session: None,
-            answer: None,
-        };
+        self.clients[client] =
+            Client { operation, writes, begun: self.now, gateway, session: None, answer: None };
         let Some((writer, term)) = target.filter(|_| alive) else { return self.rest(client) };
         self.after(PATIENCE, Event::Client { client, operation, what: ClientEvent::GiveUp });
         self.send(gateway, writer, Message::Request { operation, term });
@@ -96,8 +92,7 @@ impl World {
         }
         let host = &self.hosts[to];
         let admits = host.agent.as_ref().is_some_and(|a| a.gate.admits() == Some(term));
-        let Some(server) = host.server.as_ref().filter(|s| admits && s.writes && !s.stopped)
-        else {
+        let Some(server) = host.server.as_ref().filter(|s| admits && s.writes && !s.stopped) else {
             return self.send(to, from, Message::Reply { operation, served: false });
         };
         let shown = server.shown;

@@ -8,7 +8,8 @@ use quorate_scenario::random::Random;
 use quorate_scenario::{Deed, Shape, Who};
 
 use crate::agent::Agent;
-use crate::world::{At, Host, MS, SECOND, World, nanos};
+use crate::host::Host;
+use crate::world::{At, MS, SECOND, World, nanos};
 
 impl World {
     fn whom(&self, who: Who) -> Option<usize> {
@@ -83,11 +84,9 @@ impl World {
                 self.release(node);
                 self.release_commits(node);
             }
-            Deed::Suspend(_, time) => {
-                if self.hosts[node].up && !self.hosts[node].suspended {
-                    self.hosts[node].suspended = true;
-                    self.wake_host_after(node, *time);
-                }
+            Deed::Suspend(_, time) if self.hosts[node].up && !self.hosts[node].suspended => {
+                self.hosts[node].suspended = true;
+                self.wake_host_after(node, *time);
             }
             Deed::StopPostgres(_) => {
                 if let Some(server) = &mut self.hosts[node].server {
@@ -172,7 +171,8 @@ impl World {
 
     fn switch_over(&mut self, target: Option<NodeId>) {
         let term = |agent: &Agent| agent.state().authority.term;
-        let newest: Option<Term> = self.hosts.iter().filter_map(|h| h.agent.as_ref().map(term)).max();
+        let newest: Option<Term> =
+            self.hosts.iter().filter_map(|h| h.agent.as_ref().map(term)).max();
         if let Some(term) = newest {
             let change = Change::PlanSwitchover { term, target };
             self.ask(|world, node| world.propose(node, "", change));
@@ -216,9 +216,8 @@ impl World {
 
     /// What an operator asks for may not come through: then it is asked again.
     pub(crate) fn insist(&mut self) {
-        let paused = |node: usize| {
-            self.hosts[node].agent.as_ref().is_some_and(|a| a.state().paused)
-        };
+        let paused =
+            |node: usize| self.hosts[node].agent.as_ref().is_some_and(|a| a.state().paused);
         if self.repaired && self.leader().is_some_and(paused) {
             self.perform_deed(&Deed::Resume);
         }
@@ -262,7 +261,7 @@ fn some_deed(
     };
     let named = Who::Node(node);
     let some = |ms: u64| Duration::from_millis(ms);
-    match random.below(28) {
+    match random.below(32) {
         0 | 1 => (Deed::Kill(who), Some(Deed::StartAll)),
         2 => (Deed::Kill(Who::Leader), Some(Deed::StartAll)),
         3 | 4 => (Deed::KillPostgres(who), None),
@@ -272,9 +271,9 @@ fn some_deed(
         8 => (Deed::Suspend(who, some(random.between(100, 8_000))), None),
         9 => (Deed::StopPostgres(named), Some(Deed::ContinuePostgres(named))),
         10..=12 => (Deed::Partition(sides(random, names)), Some(Deed::Heal)),
-        13 => {
+        13 | 28..=31 => {
             let other = *random.pick(names);
-            (Deed::Cut(node, other), Some(Deed::Heal))
+            (Deed::Cut(node, other), random.chance(500).then_some(Deed::Heal))
         }
         14 => (Deed::Slow(named, some(random.between(5, 1_500))), Some(Deed::Heal)),
         15 => (Deed::Lossy(random.between(1, 300) as u16), Some(Deed::Heal)),
@@ -290,7 +289,7 @@ fn some_deed(
         24 => (Deed::Switchover(Some(node)), None),
         25 => (set_copies(random.between(1, shape.data.into())), Some(set_copies(2))),
         26 => (Deed::Pause, Some(Deed::Resume)),
-        _ => (Deed::StartAll, None),
+        _ => (Deed::Heal, None),
     }
 }
 

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_core::document::{Document, Timing};
 use quorate_core::Because;
+use quorate_core::document::{Document, Timing};
 use quorate_core::status::Doing;
 use quorate_scenario::random::Random;
 use quorate_scenario::{Condition, Deed, Expectation, Scenario, Shape, Step};
 
 use crate::agent::{Agent, with};
+use crate::event::Event;
 use crate::faults::plan;
+use crate::flaw::Flaw;
+use crate::host::Host;
 use crate::trace::Trace;
-use crate::world::{At, Event, Flaw, Host, MS, SECOND, World, nanos};
+use crate::world::{At, MS, SECOND, World, nanos};
 
 /// Applications at once.
 const CLIENTS: usize = 4;
@@ -75,14 +78,14 @@ impl Recipe {
             8 => Shape { data: 4, witness: true },
             _ => Shape { data: 5, witness: false },
         };
-        let mut document = Document::default();
-        document.timing = match random.below(12) {
+        let timing = match random.below(12) {
             0 => Timing::Async,
             1 => Timing::SemiSync,
             _ => Timing::Quorum,
         };
-        document.copies = random.between(2, u64::from(shape.data).min(3)) as u8;
-        document.strict_reads = random.chance(300);
+        let copies = random.between(2, u64::from(shape.data).min(3)) as u8;
+        let strict_reads = random.chance(300);
+        let document = Document { timing, copies, strict_reads, ..Document::default() };
         let length = random.between(10 * SECOND, 45 * SECOND);
         let plan = plan(&mut random, shape, SECOND + CALM, length);
         Self { seed, shape, document, plan, flaw }
@@ -135,8 +138,7 @@ impl Recipe {
 
     /// Lets it happen.
     pub fn run(&self, trace: Trace) -> Outcome {
-        let mut world =
-            World::new(self.shape, self.document.clone(), self.seed, self.flaw, trace);
+        let mut world = World::new(self.shape, self.document.clone(), self.seed, self.flaw, trace);
         world.plan = self.plan.clone();
         for at in 0..world.plan.len() {
             world.at(world.plan[at].0, Event::Do(at));
@@ -148,8 +150,11 @@ impl Recipe {
         world.repair();
         let served = world.run_to(repaired, SERVES_WITHIN, |w| w.checks.write_begun >= repaired);
         let recovery = Duration::from_nanos(world.now - repaired);
-        if !served {
-            let text = format!("no write succeeded after everything was repaired: {}", world.places());
+        if !served && world.needs_a_person() {
+            world.trace.note(world.now, "the one copy that matters has lost its promise");
+        } else if !served {
+            let text =
+                format!("no write succeeded after everything was repaired: {}", world.places());
             world.checks.fail(world.now, &text);
         } else if !world.run_to(repaired, WHOLE_WITHIN, World::is_whole) {
             let text = format!("not every node found its place again: {}", world.places());
@@ -211,6 +216,8 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Trace) -> Outcome {
     let mut world = World::new(scenario.shape, document, seed, Flaw::None, trace);
     world.begin_clients(CLIENTS);
     world.run_to(SECOND, SERVES_WITHIN, World::is_whole);
+    // Its commit rule grows to what the document asks for.
+    world.run_until(world.now + CALM);
     for step in steps {
         let now = world.now;
         match step {
@@ -294,6 +301,13 @@ impl World {
             matches!(doing, Some(Doing::Writing | Doing::Following | Doing::Witness))
         };
         self.serving().is_some() && self.hosts.iter().all(placed)
+    }
+
+    /// Whether commits may be on a node alone that has lost its promise: nobody but a person can
+    /// say that it may go on.
+    fn needs_a_person(&self) -> bool {
+        let forgot = |node: &usize| self.hosts[*node].disk.promise.is_none();
+        (0..self.hosts.len()).filter(forgot).any(|node| !self.is_dispensable(node))
     }
 
     /// What each node does, for people.

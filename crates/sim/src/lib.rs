@@ -11,14 +11,17 @@
 mod agent;
 mod check;
 mod client;
+mod event;
 mod faults;
+mod flaw;
 mod history;
+mod host;
 mod raft;
 mod server;
 mod trace;
 mod wal;
 mod world;
 
+pub use flaw::{FLAWS, Flaw};
 pub use history::{Outcome, Recipe, play};
 pub use trace::Trace;
-pub use world::{FLAWS, Flaw};

@@ -79,9 +79,14 @@ pub(crate) enum Word {
 #[derive(Debug, PartialEq, Eq)]
 enum Role {
     Follower,
-    Candidate { votes: BTreeSet<usize> },
+    Candidate {
+        votes: BTreeSet<usize>,
+    },
     /// Per other voter: what it is known to have, and what it is sent next.
-    Leader { matched: BTreeMap<usize, usize>, next: BTreeMap<usize, usize> },
+    Leader {
+        matched: BTreeMap<usize, usize>,
+        next: BTreeMap<usize, usize>,
+    },
 }
 
 /// What a step leads to: words that may leave once the disk has what was written before them.

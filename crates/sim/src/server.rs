@@ -7,8 +7,10 @@
 use quorate_core::report::Report;
 use quorate_core::{Lsn, Moment, Term, TimelineId};
 
+use crate::event::{AgentEvent, Event, ServerEvent};
+use crate::flaw::Flaw;
 use crate::wal::{Point, depth, lsn};
-use crate::world::{AgentEvent, Event, Flaw, ServerEvent, World};
+use crate::world::World;
 
 /// A data directory.
 #[derive(Debug, Clone, Default)]

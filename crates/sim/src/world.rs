@@ -4,203 +4,35 @@
 //! decides all that chance decides. The same seed makes the same history, event for event.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use quorate_core::document::Document;
-use quorate_core::health::{Beat, BeatAnswer};
 use quorate_core::report::Report;
 use quorate_core::state::{CertificateAuthority, Node as Member, NodeKind};
 use quorate_core::{
-    Answer, Because, Change, Command, Lsn, Moment, NodeId, Policy, Rule, State, Term, TimelineId,
+    Answer, Because, Change, Command, Moment, NodeId, Policy, Rule, State, Term, TimelineId,
 };
 use quorate_scenario::random::Random;
 use quorate_scenario::{Deed, Shape};
 
-use crate::agent::{Agent, JobEnd};
+use crate::agent::Agent;
 use crate::check::Checks;
 use crate::client::Client;
-use crate::raft::{self, Raft, Stored, Word};
-use crate::server::{Data, Server};
+use crate::event::{AgentEvent, Event, Message, ServerEvent};
+use crate::flaw::Flaw;
+use crate::host::{Clock, Disk, Host, Network};
+use crate::raft::{self, Raft, Stored};
+use crate::server::Data;
 use crate::trace::Trace;
-use crate::wal::{Point, Tree};
+use crate::wal::Tree;
 
 /// Nanoseconds since the history began, by a clock that no host has.
 pub(crate) type At = u64;
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
-
-/// A rule of the protocol that a world leaves out, to show that its checks notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Flaw {
-    /// All rules are kept.
-    #[default]
-    None,
-    /// R2: a promise is not written to disk.
-    VolatilePromise,
-    /// R3: a node that promised keeps its feed.
-    NoCut,
-    /// R4: a writer takes every standby, whatever its history.
-    NoLineage,
-    /// R10: clients are let in before the marker is held.
-    NoMarker,
-    /// R12: answers leave without a look at the lease.
-    NoGate,
-    /// R13: a new writer does not wait for the old lease.
-    NoLeaseWait,
-    /// Commits are acknowledged when the writer alone has them.
-    EarlyAcknowledgement,
-}
-
-/// Every flaw with its name on the command line.
-pub const FLAWS: [(&str, Flaw); 7] = [
-    ("volatile-promise", Flaw::VolatilePromise),
-    ("no-cut", Flaw::NoCut),
-    ("no-lineage", Flaw::NoLineage),
-    ("no-marker", Flaw::NoMarker),
-    ("no-gate", Flaw::NoGate),
-    ("no-lease-wait", Flaw::NoLeaseWait),
-    ("early-acknowledgement", Flaw::EarlyAcknowledgement),
-];
-
-/// What a host says to another.
-#[derive(Debug, Clone)]
-pub(crate) enum Message {
-    Beat { beat: Rc<Beat>, sent: Moment },
-    BeatAnswer { answer: BeatAnswer, sent: Moment },
-    /// The host answers for a process that is not there.
-    Refused,
-    Raft(Word),
-    Propose { proposal: u64, command: Box<Command> },
-    Proposed { proposal: u64, answer: Option<Answer> },
-    Hello { stream: u64, term: Term, end: Report },
-    Welcome { stream: u64, timeline: TimelineId, forks: Rc<[(TimelineId, Lsn)]> },
-    Unwelcome { stream: u64, why: Unwelcome },
-    Wal { stream: u64, end: Point },
-    Feedback { stream: u64, flushed: u64, applied: u64 },
-    Closed { stream: u64 },
-    Request { operation: u64, term: Term },
-    Reply { operation: u64, served: bool },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unwelcome {
-    Diverged { fork: Lsn },
-    NotServing,
-}
-
-/// What happens.
-#[derive(Debug, Clone)]
-pub(crate) enum Event {
-    Deliver { from: usize, to: usize, message: Message },
-    /// An event of a host's process; void when the process is another one by then.
-    Agent { node: usize, life: u64, what: AgentEvent },
-    /// An event of a host's server, likewise.
-    Server { node: usize, life: u64, what: ServerEvent },
-    Client { client: usize, operation: u64, what: ClientEvent },
-    Do(usize),
-    /// The checks look at the cluster.
-    Look,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum AgentEvent {
-    Cycle,
-    Coordinate,
-    Beat,
-    Probe,
-    Election { epoch: u64 },
-    LeaderBeat,
-    Stored { stored: Box<Stored>, words: Vec<(usize, Word)> },
-    Promised { term: Term },
-    JobDone { job: u64, end: JobEnd },
-    FeedRetry { stream: u64 },
-    MarkerRetry { term: Term },
-    DrainStep { term: Term },
-    ProposalLate { proposal: u64 },
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum ServerEvent {
-    Flushed { end: Point },
-    Replayed { depth: u64 },
-    /// A standby says where it is although nothing happens.
-    StatusDue,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum ClientEvent {
-    Begin,
-    GiveUp,
-    /// A held answer asks the gate again.
-    Ask { node: usize, life: u64 },
-}
-
-/// A host: what outlives processes, and the processes.
-#[derive(Debug)]
-pub(crate) struct Host {
-    pub(crate) name: NodeId,
-    pub(crate) kind: NodeKind,
-    /// Whether it has power.
-    pub(crate) up: bool,
-    pub(crate) clock: Clock,
-    pub(crate) disk: Disk,
-    pub(crate) agent: Option<Agent>,
-    pub(crate) server: Option<Server>,
-    /// Counts processes, so that their events are told apart.
-    pub(crate) lives: u64,
-    /// What could not happen yet: the process or the host stands still.
-    pub(crate) deferred: Vec<Event>,
-    pub(crate) agent_stopped: bool,
-    pub(crate) suspended: bool,
-}
-
-/// A host's clock: it counts from the host's start, a little fast or slow.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    pub(crate) base: u64,
-    pub(crate) from: At,
-    pub(crate) permille: i16,
-}
-
-impl Clock {
-    pub(crate) fn read(self, now: At) -> Moment {
-        let passed = now - self.from;
-        let drift = (i128::from(passed) * i128::from(self.permille) / 1000) as i64;
-        Moment(self.base + passed.saturating_add_signed(drift))
-    }
-
-    /// Goes on at another rate from here.
-    pub(crate) fn change(&mut self, now: At, permille: i16) {
-        *self = Self { base: self.read(now).0, from: now, permille };
-    }
-}
-
-/// A host's disk.
-#[derive(Debug, Default)]
-pub(crate) struct Disk {
-    pub(crate) promise: Option<Term>,
-    pub(crate) raft: Stored,
-    pub(crate) data: Data,
-    pub(crate) stalled: Option<At>,
-    pub(crate) full: bool,
-    /// Whether the promise is gone when the next process looks for it.
-    pub(crate) forgets: bool,
-    /// When the last write of the log of consensus ends: others do not overtake it.
-    pub(crate) raft_until: At,
-    /// Writes that wait for a stalled disk.
-    pub(crate) waiting: Vec<Event>,
-}
-
-/// The network between hosts.
-#[derive(Debug, Default)]
-pub(crate) struct Network {
-    pub(crate) cut: BTreeSet<(usize, usize)>,
-    pub(crate) slow: BTreeMap<usize, Duration>,
-    pub(crate) lossy: u16,
-}
 
 /// A world in which a history happens.
 pub(crate) struct World {
@@ -291,9 +123,8 @@ impl World {
             events: 0,
         };
         let total = usize::from(shape.data) + usize::from(shape.witness);
-        let names: Vec<NodeId> = (1..=total)
-            .map(|n| NodeId::new(&format!("n{n}")).unwrap_or_default())
-            .collect();
+        let names: Vec<NodeId> =
+            (1..=total).map(|n| NodeId::new(&format!("n{n}")).unwrap_or_default()).collect();
         let kind = |i: usize| match i < usize::from(shape.data) {
             true => NodeKind::Data,
             false => NodeKind::Witness,
@@ -545,13 +376,6 @@ impl World {
 
     pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
         self.network.cut.contains(&(from, to))
-    }
-}
-
-impl Host {
-    /// Whether its process cannot do anything now.
-    pub(crate) fn stands_still(&self) -> bool {
-        self.suspended || self.agent_stopped
     }
 }
 

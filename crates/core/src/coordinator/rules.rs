@@ -83,9 +83,8 @@ fn copies(
     };
     let lately = |n: &&NodeId| memory.absent_for(view, **n) < COHORT_ABSENCE && !useless(**n);
     let cohort = members.iter().filter(lately).chain(&present).copied().collect();
-    let forgets = |n: &&NodeId| {
-        view.hears(**n) && view.status(**n).is_some_and(|s| s.promised.is_none())
-    };
+    let forgets =
+        |n: &&NodeId| view.hears(**n) && view.status(**n).is_some_and(|s| s.promised.is_none());
     let forgetful = members.iter().filter(forgets).copied().collect();
     Copies { members, present, cohort, forgetful }
 }

@@ -123,7 +123,12 @@ pub(crate) async fn lost(
     // know may be told there.
     let owed: Vec<Kind> = server.exchange.owed().collect();
     let closing = |k: &Kind| matches!(k, Kind::Close | Kind::Closed | Kind::Sync);
-    if pinned.is_none() && owed.iter().all(closing) && !server.exchange.lacks_sync() {
+    // Outside of a block a statement commits at its Sync, after its own answer: an answer that a dying
+    // server still sent acknowledges nothing.
+    let commits = !in_block && (block.wrote || group.access != Access::Read);
+    let settled = group.only_closes || block.end.is_none() && !commits;
+    let closes = settled && owed.iter().all(closing) && !server.exchange.lacks_sync();
+    if pinned.is_none() && closes {
         let status = if in_block { Status::InTransaction } else { Status::Idle };
         did(client, &owed, b"", status);
         if in_block {

@@ -1,13 +1,17 @@
 //! What applications see of a change of writer through the gateway.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use quorate_e2e::cable::Affected;
+use quorate_e2e::wire::{Session, bind, parse, run, sync};
 use quorate_e2e::workload::{Gateway, Login, sql_through};
-use quorate_e2e::{Cluster, Scenario, limits, postgres};
+use quorate_e2e::{Cluster, Scenario, limits, local, postgres, process};
+use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 /// COMMITs that are to be cut off; more with `QUORATE_E2E_COMMITS`.
@@ -254,4 +258,44 @@ fn found(cluster: &Cluster) -> u64 {
         log.lines().filter(known).count() as u64
     };
     cluster.nodes().iter().map(|n| lines(n.log())).sum()
+}
+
+#[test]
+fn an_answer_of_a_dying_server_acknowledges_nothing() -> Result<()> {
+    let scenario = Scenario::new(
+        "a statement waits for copies of its commit, in the extended protocol, when its server is \
+         stopped at once: what the server had answered before the commit is sent with its last words, \
+         and the client is not told that all is well",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let others = cluster.others(&writer);
+    let doors = cluster.gateways(&[&writer, &others[0]]);
+    sql_through(cluster.login(), doors[0].addr, "CREATE TABLE said (id bigint NOT NULL)")?;
+    let wal = Affected::Only(BTreeSet::from(["wal"]));
+    cluster.partition_for(&format!("{writer} | {}", others.join(" ")), &wal);
+    let mut sessions = Vec::new();
+    for (id, door) in doors.iter().enumerate() {
+        let mut session = Session::open(door.addr, cluster.login())?;
+        let insert = format!("INSERT INTO said VALUES ({id})");
+        session.send_bytes(&[parse("", &insert), bind("", &[]), run(), sync()].concat())?;
+        sessions.push(session);
+    }
+    let home = cluster.node(&writer)?;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    cluster.wait_until(limits::RECOVER, "the commits wait for copies", || {
+        (local::one(&home.socket_dir(), waiting).ok()? == "2").then_some(())
+    })?;
+    process::signal(process::postmaster(&home.data_dir())?, Signal::QUIT);
+    for (session, door) in sessions.iter_mut().zip(&doors) {
+        let answer = session.answer();
+        scenario.step(format!("through {}: {answer:?}", door.name));
+        let Ok(answer) = answer else { continue };
+        ensure!(answer.error().is_some(), "{} acknowledged it: {answer}", door.name);
+    }
+    cluster.host_gone(&writer)?;
+    cluster.wait_other_writer(&writer)?;
+    let rows = sql_through(cluster.login(), doors[1].addr, "SELECT id FROM said")?;
+    ensure!(rows.is_empty(), "their log left the writer: {rows:?}");
+    Ok(())
 }

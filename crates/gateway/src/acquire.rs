@@ -108,6 +108,9 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
         Way::Writer(because) => {
             read_only::allows_writer(client, group)?;
             client.route.set(Route::Writer(because));
+            if client.ahead && (group.access == Access::Read || group.begins) {
+                Box::pin(shown(worker, client)).await?;
+            }
             writer(worker, &client.account, &client.settings).await
         }
         Way::Replica { node, incarnation } => {
@@ -120,6 +123,9 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 None => {
                     read_only::allows_writer(client, group)?;
                     client.route.set(Route::Writer(Because::NoReplica));
+                    if client.ahead {
+                        Box::pin(shown(worker, client)).await?;
+                    }
                     writer(worker, account, settings).await
                 }
             }
@@ -131,6 +137,29 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                     "Try again in a moment, or allow the writer: SET quorate.read_from = prefer.",
                 ),
         )),
+    }
+}
+
+/// Waits until the writer shows what the session saw on a replica. A replica shows a commit as soon as
+/// it has it; the writer, when enough copies do.
+async fn shown(worker: &Rc<Worker>, client: &Client) -> Result<(), Box<Report>> {
+    let since = worker.now();
+    loop {
+        let view = worker.view();
+        let token = client.token.map(|token| present(token, &view)).transpose()?;
+        let missing = token.is_some_and(|token| view.acknowledged < Some(token.lsn));
+        // Without a writer there is nothing to wait for here.
+        if !missing || view.writer.is_none() {
+            return Ok(());
+        }
+        if worker.now() >= since + view.wanted.hold_ms {
+            return Err(Box::new(
+                Report::error("57P03", "the writer does not show yet what this session has seen")
+                    .detail("A replica has shown a commit that not enough copies hold.")
+                    .hint("Nothing was executed. Try again in a moment."),
+            ));
+        }
+        worker.changed(limits::LOOK_AGAIN).await;
     }
 }
 

@@ -222,6 +222,8 @@ pub(crate) struct Client {
     pub(crate) startup: Rc<Settings>,
     pub(crate) block: Block,
     pub(crate) token: Option<Token>,
+    /// The token may be of something that a replica showed and the writer does not show yet.
+    pub(crate) ahead: bool,
     pub(crate) asked: Asked,
     /// When the transaction under way began, and where it went.
     pub(crate) began: Option<Micros>,
@@ -277,6 +279,7 @@ impl Client {
             startup,
             block: Block::default(),
             token: None,
+            ahead: false,
             asked: Asked {
                 consistency: Consistency::default(),
                 read_from: ReadFrom::default(),

@@ -54,7 +54,10 @@ pub(crate) async fn tidy(
             Part::Writer(_) => block.position.or(server.here.then(|| worker.world.acknowledged())),
             Part::Replica => Box::pin(replayed(worker, server)).await?,
         };
-        client.token = client.token.max(token);
+        if token > client.token {
+            client.ahead = server.part == Part::Replica;
+            client.token = token;
+        }
     }
     if block.discarded {
         discarded(client, server);
@@ -182,7 +185,10 @@ async fn learn(
     client.read_settings();
     if let Some(text) = client.settings.get(TOKEN) {
         let text = std::str::from_utf8(text).unwrap_or_default();
-        client.token = Token::from_text(text, &worker.view().cluster);
+        // Whoever takes a token keeps what it knows itself; an empty one gives all of it up.
+        let taken = Token::from_text(text, &worker.view().cluster);
+        client.ahead |= taken > client.token;
+        client.token = taken.and_then(|taken| client.token.max(Some(taken)));
         // From here on it moves with the session.
         client.settings = client.settings.with([(TOKEN, None)]);
     }

@@ -26,6 +26,8 @@ pub struct View {
     pub because: String,
     /// Standbys that serve reads.
     pub replicas: Vec<Replica>,
+    /// Up to where the writer's commits are acknowledged, as far as this node heard.
+    pub acknowledged: Option<Lsn>,
     /// Where each earlier reign ended, oldest first.
     pub ends: Vec<(Term, Lsn)>,
     /// What the operator wants of gateways.

@@ -127,6 +127,7 @@ impl Cluster {
         let mut wanted = document.gateway.clone();
         wanted.synchronous_commit_floor = document.synchronous_commit_floor();
         View {
+            acknowledged: writer.and_then(|writer| self.acknowledged_by(writer)),
             made: Made(made),
             cluster: state.cluster_id.clone(),
             term: authority.term,
@@ -162,6 +163,17 @@ impl Cluster {
             Some(word) if word.term == term && word.leased => Err(format!("{node} hands over")),
             _ => Err(format!("{node} does not serve yet")),
         }
+    }
+
+    /// Up to where a commit set holds what a writer has written.
+    fn acknowledged_by(&self, writer: Writer) -> Option<Lsn> {
+        let parts = &self.node.parts;
+        if writer.here {
+            let quorum = parts.aggregator.quorum();
+            return quorum.flush.filter(|_| quorum.term == writer.term);
+        }
+        let word = parts.health.status_of(writer.node).and_then(|s| s.writer);
+        word.filter(|word| word.term == writer.term).and_then(|word| word.safe)
     }
 
     fn replicas(&self, authority: &Authority) -> Vec<Replica> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use quorate_e2e::cable::Affected;
 use quorate_e2e::wire::Session;
-use quorate_e2e::{Cluster, Scenario, limits};
+use quorate_e2e::{Cluster, Scenario, limits, local};
 
 const COUNT: &str = "SELECT count(*) FROM seen";
 
@@ -57,6 +57,35 @@ fn a_token_is_good_under_every_later_writer() -> Result<()> {
             ensure!(new.value(COUNT)? == "2", "a session through {node} misses a row");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_token_takes_nothing_away() -> Result<()> {
+    let scenario = Scenario::new(
+        "a session takes a token that is older than its own last write: it still sees that write, \
+         although a replica has only what the token stands for",
+    );
+    let cluster = Cluster::of(2).start()?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let replica = cluster.others(&writer).swap_remove(0);
+    let mut writes = session(&cluster, &writer)?;
+    writes.simple("CREATE TABLE seen (i int)")?.ok()?;
+    let old = write(&mut writes)?;
+    let mut reads = session(&cluster, &replica)?;
+    reads.simple("SET quorate.read_from = 'replica'")?.ok()?;
+    cluster.wait_until(limits::RECOVER, "the replica shows it", || {
+        (reads.value(COUNT).ok()? == "1").then_some(())
+    })?;
+    let socket = cluster.node(&replica)?.socket_dir();
+    local::query(&socket, "SELECT pg_catalog.pg_wal_replay_pause()")?;
+    let new = write(&mut writes)?;
+    scenario.step(format!("{old}, then {new}"));
+    writes.simple(&format!("SET quorate.token = '{old}'"))?.ok()?;
+    ensure!(writes.value("SHOW quorate.token")? == new, "its token went back");
+    ensure!(writes.value(COUNT)? == "2", "the session lost its own write");
+    writes.simple("SET quorate.token = ''")?.ok()?;
+    ensure!(writes.simple("SHOW quorate.token")?.ok()?.value().is_none_or(|token| token != new));
     Ok(())
 }
 

@@ -43,6 +43,8 @@ mod relay;
 pub mod remote;
 mod replication;
 mod route;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 mod scan;
 mod sender;
 mod server;

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use quorate_e2e::binary::Binary;
 use quorate_e2e::cable::{Affected, Flow, Mode};
-use quorate_e2e::ledger::Outcome;
+use quorate_e2e::ledger;
 use quorate_e2e::process::signal_all;
+use quorate_e2e::wire::{Session, framed};
 use quorate_e2e::workload::{TABLE, sql_through};
-use quorate_e2e::{Builder, Cluster, Scenario, check, limits};
+use quorate_e2e::{Builder, Cluster, Scenario, check, limits, local};
+use quorate_history::{Anomaly, History, Moment, Operation, Outcome, Process, Server};
 use rustix::process::Signal;
 
 use crate::common::{flows, patient};
@@ -128,7 +130,11 @@ fn marker(builder: Builder) -> Result<usize> {
     let workload = cluster.workload(patient(), &["n1"]);
     cluster.wait_until(limits::RECOVER, "a write hangs", || {
         let ledger = workload.snapshot();
-        ledger.attempts.iter().any(|a| matches!(a.outcome, Outcome::Unknown(_))).then_some(())
+        ledger
+            .attempts
+            .iter()
+            .any(|a| matches!(a.outcome, ledger::Outcome::Unknown(_)))
+            .then_some(())
     })?;
     let ledger = workload.stop();
     cluster.kill_postmaster("n1")?;
@@ -158,4 +164,140 @@ fn reads(cluster: &Cluster, time: Duration) -> BTreeSet<i64> {
         return rows.iter().filter_map(|r| r.first()?.as_ref()?.parse().ok()).collect();
     }
     BTreeSet::new()
+}
+
+#[test]
+fn an_id_that_was_used_again_is_caught() -> Result<()> {
+    caught("xid", &["n1", "n2", "n3"], xid)
+}
+
+/// Transactions whose COMMITs hang on n1, none of whose log leaves it. When n1 is lost, the next
+/// writer gives their ids to other transactions, which commit. Unless ids from there on are known to
+/// be somebody else's, the clients are told that theirs are committed.
+fn xid(builder: Builder) -> Result<usize> {
+    use quorate_history::ambiguous::{self, Action};
+    let scenario = Scenario::new("a COMMIT that was cut off gets a true answer");
+    let mut cluster = builder.start()?;
+    ensure!(cluster.wait_healthy()?.writer.as_deref() == Some("n1"), "n1 does not write at first");
+    let door = cluster.gateways(&["n2"]).swap_remove(0).addr;
+    sql_through(cluster.login(), door, "CREATE TABLE commits (id bigint NOT NULL)")?;
+    let others = cluster.workload(patient(), &["n2", "n3"]);
+    flows(&cluster, &others)?;
+    cluster.partition_for("n1 | n2 n3", &Affected::Only(only_wal()));
+    let mut sessions = Vec::new();
+    for id in 1..=4 {
+        let mut session = Session::open(door, cluster.login())?;
+        session.simple("BEGIN")?.ok()?;
+        session.simple(&format!("INSERT INTO commits VALUES ({id})"))?.ok()?;
+        session.simple("SELECT 1")?.ok()?;
+        session.send_bytes(&framed(b'Q', b"COMMIT\0"))?;
+        sessions.push((id, session));
+    }
+    let socket = cluster.node("n1")?.socket_dir();
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'SyncRep'";
+    cluster.wait_until(limits::RECOVER, "the COMMITs wait for copies", || {
+        (local::one(&socket, waiting).ok()? == "4").then_some(())
+    })?;
+    cluster.host_gone("n1")?;
+    let new = cluster.wait_other_writer("n1")?;
+    scenario.step(format!("{new} writes"));
+    let mut history = History::default();
+    for (id, mut session) in sessions {
+        let (outcome, note) = match session.answer() {
+            Ok(answer) if answer.tags() == ["COMMIT"] => (Outcome::Ok, String::new()),
+            Ok(answer) if answer.code() == "40001" => (Outcome::Failed, answer.to_string()),
+            Ok(answer) => (Outcome::Unknown, answer.to_string()),
+            Err(error) => (Outcome::Unknown, format!("{error:#}")),
+        };
+        scenario.step(format!("COMMIT {id}: {outcome:?} {note}"));
+        let action = Action::Transaction { id, at_commit: true };
+        history.operations.push(operation(id as u64, outcome, action, note));
+    }
+    flows(&cluster, &others)?;
+    drop(others);
+    let rows = sql_through(cluster.login(), door, "SELECT id FROM commits")?;
+    let held = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+    history.operations.push(operation(9, Outcome::Ok, Action::All(held), String::new()));
+    let report = ambiguous::check(&history);
+    scenario.step(&report);
+    Ok(report.broken.get(&Anomaly::WrongAnswer).map_or(0, |found| found.count))
+}
+
+#[test]
+fn a_response_that_nobody_asked_the_gate_for_is_caught() -> Result<()> {
+    caught("gate", &["n1"], gate)
+}
+
+/// n1's `quorate` is frozen, and another node writes. What n1's clients ask meanwhile is there when
+/// it thaws, cut off from the others; its server answers. Unless the gate is asked then, strong
+/// reads miss what the other writer acknowledged.
+fn gate(builder: Builder) -> Result<usize> {
+    use quorate_history::register::{self, Action, Level, Promise};
+    let scenario = Scenario::new("a strong read shows what was acknowledged to anybody before");
+    let cluster = builder.start()?;
+    ensure!(cluster.wait_healthy()?.writer.as_deref() == Some("n1"), "n1 does not write at first");
+    let old = cluster.gateways(&["n1"]).swap_remove(0).addr;
+    sql_through(
+        cluster.login(),
+        old,
+        "CREATE TABLE kv (k int, v int); INSERT INTO kv VALUES (1, 1)",
+    )?;
+    const READ: &str = "SELECT v FROM kv WHERE k = 1";
+    let mut sessions = Vec::new();
+    for _ in 0..6 {
+        let mut session = Session::open(old, cluster.login())?;
+        session.simple("SET quorate.consistency = 'strong'")?.ok()?;
+        ensure!(session.value(READ)? == "1", "the first value is missing");
+        sessions.push(session);
+    }
+    cluster.signal_quorate("n1", Signal::STOP)?;
+    let new = cluster.wait_other_writer("n1")?;
+    let door = cluster.gateways(&[&new]).swap_remove(0).addr;
+    sql_through(cluster.login(), door, "UPDATE kv SET v = 2 WHERE k = 1")?;
+    scenario.step(format!("{new} writes"));
+    cluster.partition("n1 | n2 n3");
+    for session in &mut sessions {
+        session.send_bytes(&framed(b'Q', &[READ.as_bytes(), &[0]].concat()))?;
+    }
+    cluster.signal_quorate("n1", Signal::CONT)?;
+    let write = |value| {
+        operation(value as u64, Outcome::Ok, Action::Write { key: 1, value }, String::new())
+    };
+    let mut history = History { operations: vec![write(1), write(2)], faults: Vec::new() };
+    // Those that are held get their answer from the new writer.
+    let healing = std::thread::scope(|scope| {
+        let heal = scope.spawn(|| {
+            let gave_up = cluster.wait_until(limits::RECOVER, "n1 writes no more", || {
+                (cluster.status_of("n1").ok()?.doing("n1") != "writing").then_some(())
+            });
+            cluster.heal();
+            gave_up
+        });
+        for (i, session) in sessions.iter_mut().enumerate() {
+            let Ok(answer) = session.answer() else { continue };
+            scenario.step(format!("read {i}: {answer}"));
+            let Some(value) = answer.value().and_then(|v| v.parse().ok()) else { continue };
+            let by = Server { node: "n1".to_owned(), replica: false };
+            let action = Action::Read { values: [(1, value)].into(), by };
+            history.operations.push(operation(10 + i as u64, Outcome::Ok, action, String::new()));
+        }
+        heal.join()
+    });
+    healing.map_err(|_| anyhow::anyhow!("the network was not mended"))??;
+    let report = register::check(&history, Promise { level: Level::Strong, staleness_ms: 0 });
+    scenario.step(&report);
+    Ok(report.broken.get(&Anomaly::StaleRead).map_or(0, |found| found.count))
+}
+
+/// An operation; each is after the one before it by its number.
+fn operation<A>(number: u64, outcome: Outcome, action: A, note: String) -> Operation<A> {
+    Operation {
+        process: Process(number),
+        invoked: Moment(number * 10),
+        completed: Moment(number * 10 + 5),
+        outcome,
+        action,
+        note,
+    }
 }

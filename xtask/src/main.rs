@@ -42,6 +42,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Attack clusters of real processes and judge what their clients saw: workloads, faults, a
+    /// verdict.
+    Attack {
+        /// Arguments for the attack, such as `--minutes 10 --seed 7`; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Formatting, lints and the project's own rules; changes nothing.
     Check,
     /// Measure, against real processes on this machine: failover, gateway, demo, idle, cpu-load.
@@ -59,6 +66,7 @@ fn main() -> Result<()> {
         Command::Drivers(options) => drivers::drivers(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Sim { args } => test::sim(&args),
+        Command::Attack { args } => test::attack(&args),
         Command::Check => check::check(),
         Command::Bench { args } => test::bench(&args),
     }

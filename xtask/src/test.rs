@@ -85,3 +85,22 @@ pub fn bench(args: &[String]) -> Result<()> {
     words.extend(args.iter().map(String::as_str));
     run(&words, &[])
 }
+
+/// `cargo xtask attack`. `QUORATE_BIN` names another program than the release that is built here.
+pub fn attack(args: &[String]) -> Result<()> {
+    postgresql()?;
+    let program = match std::env::var("QUORATE_BIN") {
+        Ok(program) => program,
+        Err(_) => {
+            run(&["cargo", "build", "--release", "-p", "quorate"], &[])?;
+            target()?.join("release/quorate").display().to_string()
+        }
+    };
+    let keep = target()?.join("attack").display().to_string();
+    let mut words = vec!["cargo", "run", "-p", "quorate-e2e", "--bin", "quorate-attack", "--"];
+    if !args.iter().any(|arg| arg.starts_with("--keep") || arg.starts_with("--judge")) {
+        words.extend(["--keep", &keep]);
+    }
+    words.extend(args.iter().map(String::as_str));
+    run(&words, &[("QUORATE_BIN", &program)])
+}

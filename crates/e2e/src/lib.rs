@@ -14,6 +14,7 @@
 //! place of the data directory, nothing else. Its API blocks; cables and workloads run on a
 //! background runtime of their own. Test code is synchronous and waits on conditions, never on time.
 
+pub mod attack;
 pub mod binary;
 pub mod cable;
 pub mod check;

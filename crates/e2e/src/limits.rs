@@ -46,3 +46,12 @@ pub const CROWD_TRIES: usize = 20;
 pub const NAMED_MAX: usize = 10;
 /// How long a session waits for the next bytes of an answer.
 pub const ANSWER: Duration = Duration::from_secs(20);
+/// How long clients of an attack wait for an answer, by choice. The gateway holds them for 10 s.
+pub const PATIENCE: [Duration; 3] =
+    [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15)];
+/// The longest pause of a client of an attack between two operations.
+pub const PACE: Duration = Duration::from_millis(40);
+/// Size of a node's disk that can be filled.
+pub const DISK_MIB: u32 = 1024;
+/// Times that replay is told to go on.
+pub const RESUMES: usize = 20;

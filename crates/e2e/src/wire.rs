@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
@@ -169,9 +170,22 @@ impl fmt::Display for Answer {
     }
 }
 
-trait Duplex: Read + Write + Send {}
-impl Duplex for TcpStream {}
-impl Duplex for UnixStream {}
+trait Duplex: Read + Write + Send {
+    /// How long a read waits for bytes.
+    fn limit(&self, limit: Duration) -> std::io::Result<()>;
+}
+
+impl Duplex for TcpStream {
+    fn limit(&self, limit: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(limit))
+    }
+}
+
+impl Duplex for UnixStream {
+    fn limit(&self, limit: Duration) -> std::io::Result<()> {
+        self.set_read_timeout(Some(limit))
+    }
+}
 
 /// A session.
 pub struct Session {
@@ -200,9 +214,21 @@ impl Session {
         login: &Login,
         parameters: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::within(address, login, parameters, limits::ANSWER)
+    }
+
+    /// The same with another limit for each answer.
+    pub fn within(
+        address: impl Into<Address>,
+        login: &Login,
+        parameters: &[(&str, &str)],
+        limit: Duration,
+    ) -> Result<Self> {
         let address = address.into();
+        let stream = connect(&address)?;
+        stream.limit(limit)?;
         let mut session = Self {
-            stream: connect(&address)?,
+            stream,
             input: Vec::new(),
             address,
             names: 0,
@@ -329,6 +355,7 @@ impl Session {
         let (address, key) = (self.address.clone(), self.key.clone());
         move || {
             let mut stream = connect(&address)?;
+            stream.limit(limits::ANSWER)?;
             let length = (8 + key.len()) as u32;
             let request = [&length.to_be_bytes()[..], &CANCEL.to_be_bytes(), &key].concat();
             stream.write_all(&request)?;
@@ -465,14 +492,9 @@ impl Session {
 
 fn connect(address: &Address) -> Result<Box<dyn Duplex>> {
     Ok(match address {
-        Address::Socket(dir) => {
-            let stream = UnixStream::connect(dir.join(".s.PGSQL.5432"))?;
-            stream.set_read_timeout(Some(limits::ANSWER))?;
-            Box::new(stream)
-        }
+        Address::Socket(dir) => Box::new(UnixStream::connect(dir.join(".s.PGSQL.5432"))?),
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address)?;
-            stream.set_read_timeout(Some(limits::ANSWER))?;
             stream.set_nodelay(true)?;
             Box::new(stream)
         }

@@ -24,6 +24,8 @@ pub struct Builder {
     postgres_bin: BTreeMap<String, PathBuf>,
     /// Where the cluster's directory is made; `/tmp` when not said.
     base: Option<PathBuf>,
+    /// Size of each data node's own file system, in MiB.
+    disks: Option<u32>,
     env: Vec<(String, String, String)>,
 }
 
@@ -72,6 +74,14 @@ impl Builder {
         self
     }
 
+    /// Gives each data node a file system of its own, of so many MiB, in memory: so that a disk can
+    /// be full. Takes the right to mount.
+    #[must_use]
+    pub fn disks(mut self, mib: u32) -> Self {
+        self.disks = Some(mib);
+        self
+    }
+
     /// Gives a node's process an environment variable.
     #[must_use]
     pub fn env(mut self, node: &str, key: &str, value: &str) -> Self {
@@ -96,7 +106,12 @@ impl Builder {
                 database: "postgres".to_owned(),
             },
             workloads: std::sync::atomic::AtomicI64::new(0),
+            mounted: Vec::new(),
+            builder: self.clone(),
         };
+        if let Some(mib) = self.disks {
+            cluster.mount_disks(mib)?;
+        }
         lay_cables(&mut cluster)?;
         self.found(&mut cluster)?;
         let names: Vec<_> = cluster.nodes.iter().skip(1).map(|n| n.name.clone()).collect();
@@ -143,8 +158,18 @@ impl Builder {
 
     fn admit(&self, cluster: &mut Cluster, name: &str) -> Result<()> {
         let first = cluster.nodes[0].name.clone();
-        let token = cluster.binary.token(&cluster.node(&first)?.dir)?;
-        let through = cluster.cable(name, &first)?.addr().to_string();
+        self.admit_through(cluster, name, &first)
+    }
+
+    /// Lets a node join through another one, and starts it.
+    pub(super) fn admit_through(
+        &self,
+        cluster: &mut Cluster,
+        name: &str,
+        other: &str,
+    ) -> Result<()> {
+        let token = cluster.binary.token(&cluster.node(other)?.dir)?;
+        let through = cluster.cable(name, other)?.addr().to_string();
         let node = cluster.node(name)?;
         let joined =
             cluster.binary.join(&through, &token, &node.dir, name, node.ports, node.witness);

@@ -13,8 +13,10 @@ use crate::process;
 use crate::workload::{Gateway, Login, Options, Workload};
 
 mod build;
+mod disks;
 mod faults;
 mod guests;
+mod hosts;
 mod look;
 
 pub use build::Builder;
@@ -35,6 +37,10 @@ pub struct Cluster {
     gone: BTreeSet<String>,
     login: Login,
     workloads: std::sync::atomic::AtomicI64,
+    /// File systems of nodes.
+    mounted: Vec<PathBuf>,
+    /// How it was made.
+    builder: Builder,
 }
 
 /// One node, as the harness started it.
@@ -145,6 +151,7 @@ impl Drop for Cluster {
         if std::env::var_os("QUORATE_E2E_KEEP").is_some() {
             eprintln!("kept {}", self.dir.display());
         } else {
+            self.unmount_disks();
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }

@@ -1,6 +1,7 @@
 //! End-to-end tests against real `quorate` and PostgreSQL processes. Each names the fault that it
 //! makes and the promise that must hold; all end with the checks of `quorate_e2e::check`.
 
+mod attack;
 mod common;
 mod crashes;
 mod gateway;

@@ -6,6 +6,7 @@
 
 mod frames;
 mod isolation;
+mod jepsen;
 mod read_only;
 mod reads;
 mod replication;

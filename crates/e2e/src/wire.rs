@@ -5,10 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +12,11 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 
 use crate::limits;
 use crate::workload::Login;
+
+mod dial;
+
+pub use dial::Address;
+use dial::{Duplex, connect};
 
 /// Protocol 3.0.
 const VERSION: u32 = 196_608;
@@ -47,27 +48,6 @@ impl Mode {
     /// How often a statement runs when it is sent so.
     pub fn runs(self) -> usize {
         if self == Mode::Named { 2 } else { 1 }
-    }
-}
-
-/// Where a session leads to.
-#[derive(Debug, Clone)]
-pub enum Address {
-    /// A gateway.
-    Tcp(SocketAddr),
-    /// The directory of a server's private socket.
-    Socket(PathBuf),
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Address::Tcp(address)
-    }
-}
-
-impl From<&Path> for Address {
-    fn from(dir: &Path) -> Self {
-        Address::Socket(dir.to_owned())
     }
 }
 
@@ -167,23 +147,6 @@ impl fmt::Display for Answer {
             }
         }
         Ok(())
-    }
-}
-
-trait Duplex: Read + Write + Send {
-    /// How long a read waits for bytes.
-    fn limit(&self, limit: Duration) -> std::io::Result<()>;
-}
-
-impl Duplex for TcpStream {
-    fn limit(&self, limit: Duration) -> std::io::Result<()> {
-        self.set_read_timeout(Some(limit))
-    }
-}
-
-impl Duplex for UnixStream {
-    fn limit(&self, limit: Duration) -> std::io::Result<()> {
-        self.set_read_timeout(Some(limit))
     }
 }
 
@@ -488,17 +451,6 @@ impl Session {
             self.input.extend_from_slice(&chunk[..n]);
         }
     }
-}
-
-fn connect(address: &Address) -> Result<Box<dyn Duplex>> {
-    Ok(match address {
-        Address::Socket(dir) => Box::new(UnixStream::connect(dir.join(".s.PGSQL.5432"))?),
-        Address::Tcp(address) => {
-            let stream = TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            Box::new(stream)
-        }
-    })
 }
 
 /// Of the answers in one pipeline: what stands between the rows of the reads around it.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use quorate_e2e::attack::client::Clock;
 use quorate_e2e::attack::{Kind, Nemesis, Plan, Verdict, round};
+use quorate_e2e::wire::Session;
 use quorate_e2e::{Cluster, Scenario, limits, local};
 
 #[test]
@@ -58,6 +59,7 @@ fn a_round_in_which_rows_vanish_is_caught() -> Result<()> {
     };
     let writer = cluster.wait_writer()?;
     let socket = cluster.node(&writer)?.socket_dir();
+    let login = cluster.login().clone();
     let thief = std::thread::spawn(move || {
         let sql = "DELETE FROM rows_0 WHERE id = 3; DELETE FROM commits_0 WHERE id = 3;
                    UPDATE bank_0 SET balance = balance - 1 WHERE id = 1;
@@ -70,7 +72,7 @@ fn a_round_in_which_rows_vanish_is_caught() -> Result<()> {
             ensure!(Instant::now() < deadline, "there is nothing to steal");
             std::thread::sleep(limits::POLL);
         }
-        local::query(&socket, sql).map(drop)
+        Session::open(&*socket, &login)?.simple(sql)?.ok().map(drop)
     });
     let outcome = round::run(&mut cluster, plan, Clock::start(), &AtomicBool::new(false))
         .or_else(|e| cluster.explain(e))?;

@@ -29,6 +29,8 @@ pub const POSITION_POLL: Duration = Duration::from_millis(5);
 pub const PROMOTE_WAIT: Duration = Duration::from_secs(60);
 /// How long a server may take to accept connections; crash recovery of much log included.
 pub const START_WAIT: Duration = Duration::from_secs(3600);
+/// Pause before consensus is asked again what was agreed so far; one question already waits.
+pub const CONFIRM_RETRY: Duration = Duration::from_millis(200);
 /// Pause before a failed job is tried again.
 pub const JOB_RETRY: Duration = Duration::from_secs(1);
 /// How long a standby's wish to follow waits for a writer that is being promoted.

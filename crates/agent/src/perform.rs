@@ -29,6 +29,8 @@ pub enum Message {
         /// How.
         outcome: Outcome,
     },
+    /// The state has all that was agreed before this process began.
+    Current,
     /// What the job is at, in words.
     Progress(String),
     /// A commit set holds the marker that was written under this rule.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::database;
 use crate::feed::FeedNews;
-use crate::limits::{CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD};
+use crate::limits::{CONFIRM_RETRY, CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD};
 use crate::node::{Node, Order};
 use crate::perform::{self, Message, Outcome, Running, spawn_proposal};
 use crate::reign::Reign;
@@ -29,6 +29,8 @@ pub type Forks = Vec<(TimelineId, Lsn)>;
 pub struct Memory {
     /// The promise file's content.
     pub promise: Promise,
+    /// Whether the state is known to have all that was agreed before this process began.
+    current: bool,
     /// The job in progress.
     pub job: Option<Running>,
     /// Jobs begun so far.
@@ -75,6 +77,9 @@ pub async fn run(node: Arc<Node>, mut orders: mpsc::Receiver<Order>) -> std::io:
     if let Some(database) = node.parts.database.clone() {
         tokio::spawn(database.watch_server());
     }
+    if memory.promise == Promise::Lost {
+        tokio::spawn(confirm(Arc::clone(&node), messages.clone()));
+    }
     loop {
         let now = Arc::clone(&state.borrow_and_update());
         cycle(&node, &mut memory, &messages, &now).await;
@@ -89,6 +94,15 @@ pub async fn run(node: Arc<Node>, mut orders: mpsc::Receiver<Order>) -> std::io:
             () = tokio::time::sleep(CYCLE) => {}
         }
     }
+}
+
+/// Asks until a majority has confirmed what was agreed so far, and this node knows it.
+async fn confirm(node: Arc<Node>, messages: mpsc::Sender<Message>) {
+    while let Err(e) = node.parts.consensus.read().await {
+        tracing::debug!(error = %e, "what was agreed so far is not known yet");
+        tokio::time::sleep(CONFIRM_RETRY).await;
+    }
+    let _ = messages.send(Message::Current).await;
 }
 
 async fn changed<T>(watched: &mut Option<tokio::sync::watch::Receiver<T>>) {
@@ -239,6 +253,7 @@ impl Memory {
         let promise = node.parts.promise.read()?.unwrap_or(Promise::Lost);
         Ok(Self {
             promise,
+            current: false,
             job: None,
             jobs: 0,
             progress: None,
@@ -274,6 +289,7 @@ impl Memory {
             kind: node.parts.kind,
             state,
             promise: self.promise,
+            current: self.current,
             server: node.parts.database.as_ref().map_or(Server::Down, |d| d.fact()),
             data: self.data.clone(),
             job: self.job.as_ref().map(|r| r.job),
@@ -312,6 +328,7 @@ impl Memory {
                     self.job_done(node, outcome);
                 }
             }
+            Message::Current => self.current = true,
             Message::Progress(text) => self.progress = Some(text),
             Message::Marked { term, rule } => {
                 if let Some(reign) = self.reign.as_mut().filter(|r| r.own.term == term)

@@ -124,6 +124,9 @@ pub struct NodeView<'a> {
     pub state: &'a State,
     /// The promise file.
     pub promise: Promise,
+    /// Whether `state` has everything that was agreed before this process began, as a majority
+    /// confirmed. Asked for only where the promise is lost.
+    pub current: bool,
     /// The server.
     pub server: Server,
     /// The data directory.
@@ -235,6 +238,13 @@ pub fn decide(view: &NodeView<'_>) -> Decision {
     let in_cohort = state.authority.cohort().contains(&view.me);
     match view.promise {
         Promise::Lost if in_cohort => amnesia(),
+        // In an older record no commit may depend on this node that does by now: it would follow a
+        // writer of a term that it once promised to have ended.
+        Promise::Lost if !view.current => idle(
+            Doing::Starting,
+            "R2",
+            "nothing promised yet: asking what was agreed on before this process began",
+        ),
         Promise::Lost => promise(term, "nothing promised yet, and no commit depends on this node"),
         Promise::Kept(promised) if promised < term => promise(term, format!("term {term} began")),
         Promise::Kept(promised) if promised > term => idle(

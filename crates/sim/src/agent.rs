@@ -158,6 +158,8 @@ pub(crate) struct Agent {
     pub(crate) raft: Raft,
     pub(crate) election: u64,
     state: Rc<State>,
+    /// Entries that were applied anywhere when the process began.
+    agreed: usize,
     promise: Promise,
     /// A promise is being written: the loop waits.
     pub(crate) writing: bool,
@@ -191,6 +193,7 @@ impl Agent {
         me: NodeId,
         promise: Option<Term>,
         raft: Raft,
+        agreed: usize,
         now: Moment,
     ) -> Self {
         Self {
@@ -198,6 +201,7 @@ impl Agent {
             raft,
             election: 0,
             state: Rc::default(),
+            agreed,
             promise: promise.map_or(Promise::Lost, Promise::Kept),
             writing: false,
             table: Table::new(me, promise.unwrap_or_default(), now),

@@ -331,7 +331,8 @@ impl World {
         host.agent_stopped = false;
         host.lives += 1;
         let raft = Raft::new(node, voters, host.disk.raft.clone());
-        host.agent = Some(Agent::new(host.lives, host.name, host.disk.promise, raft, now));
+        host.agent =
+            Some(Agent::new(host.lives, host.name, host.disk.promise, raft, self.applied, now));
         self.trace.say(self.now, node, "the process starts");
         self.set_election_timer(node);
         self.agent_event(node, Duration::ZERO, AgentEvent::Cycle);

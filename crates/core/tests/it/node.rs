@@ -16,6 +16,7 @@ fn view(state: &State) -> NodeView<'_> {
         kind: NodeKind::Data,
         state,
         promise: Promise::Kept(state.authority.term),
+        current: true,
         server: Server::Standby,
         data: Data::Ready,
         job: None,
@@ -86,6 +87,8 @@ fn amnesia_keeps_a_cohort_member_out() {
     state.authority.rules[0].cohort.remove(&node("a"));
     let lost = NodeView { promise: Promise::Lost, ..view(&state) };
     assert!(decide(&lost).actions.contains(&Action::Promise { term: Term(4) }));
+    let early = NodeView { promise: Promise::Lost, current: false, ..view(&state) };
+    assert_eq!(decide(&early).actions, [], "it may be a member by now");
 }
 
 #[test]

@@ -165,6 +165,7 @@ impl World {
             kind: host.kind,
             state,
             promise: agent.promise,
+            current: agent.raft.applied() >= agent.agreed,
             server,
             data,
             job: agent.job.as_ref().map(|r| r.job),

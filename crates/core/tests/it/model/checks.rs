@@ -39,6 +39,7 @@ fn scenario(title: &'static str, rules: Rules, terms: u8, writes: u8, crashes: u
         terms,
         writes,
         crashes,
+        forgets: 0,
         unsent: 0,
         before: Vec::new(),
     }
@@ -202,6 +203,33 @@ fn the_term_must_come_first() {
 fn lineage_must_be_checked() {
     let before = [&election(&[1, 2], 2)[..], &[Learn(2), Step(2), Step(2)]];
     needed(Flaw::NoLineage, after(&before, unsent()));
+}
+
+/// Loses its promise file, leaves the rule and comes back.
+fn forgetful(title: &'static str, rules: Rules, terms: u8) -> Scenario {
+    Scenario { forgets: 1, ..scenario(title, rules, terms, 1, 1) }
+}
+
+#[test]
+fn a_promise_that_is_lost() {
+    holds(forgetful("a lost promise", FIXED, 2));
+    holds(forgetful("a lost promise, grow", GROW, 2));
+    let back: Rules = &[(ABC, TWO), (AB, TWO), (ABC, TWO)];
+    holds(forgetful("a lost promise, out and in again", back, 2));
+    needed(Flaw::AmnesiaTrusted, forgetful("a lost promise", FIXED, 2));
+}
+
+/// A node that entered the cohort, answered an election and lost its promise knows at first only
+/// of the time when no commit depended on it.
+#[test]
+fn a_lost_promise_and_an_old_record() {
+    let before = [
+        &[OpenRule, Learn(0), Step(0), Step(0), Replicate(2), Feedback(2), Step(0)][..],
+        &[Replicate(1), Feedback(1), Step(0), Step(0)],
+        &[Begin, Learn(1), Step(1), Step(1), Learn(2), Step(2), Step(2)],
+        &[Crash(2), Forget(2), Restart(2)],
+    ];
+    needed(Flaw::OldRecord, after(&before, forgetful("a lost promise, an old record", GROW, 2)));
 }
 
 #[test]

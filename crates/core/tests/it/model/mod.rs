@@ -43,6 +43,10 @@ pub(crate) enum Flaw {
     ApplyBeforeRecord,
     /// R2: a crash forgets the promise.
     VolatilePromise,
+    /// R2: a node that lost its promise takes the one of the record for it.
+    AmnesiaTrusted,
+    /// R2: a node that lost its promise believes an old record that no commit depends on it.
+    OldRecord,
     /// R10: clients are let in before the marker is held.
     ServeEarly,
     /// R11: a restarted server serves in the same term without a marker.
@@ -75,6 +79,8 @@ pub(crate) struct Scenario {
     pub(crate) terms: u8,
     pub(crate) writes: u8,
     pub(crate) crashes: u8,
+    /// How many promise files may be lost while their nodes are down.
+    pub(crate) forgets: u8,
     /// Records the first writer has written already; no standby has them.
     pub(crate) unsent: u8,
     /// What has happened before the exploration begins.
@@ -98,6 +104,8 @@ pub(crate) enum Happening {
     Step(usize),
     Crash(usize),
     Restart(usize),
+    /// The promise file of a node that is down is lost.
+    Forget(usize),
     Begin,
     Grant(usize),
     OpenRule,
@@ -174,10 +182,15 @@ impl Model for Protocol {
             Happening::Learn(i) => {
                 let record = world.record.clone();
                 world.nodes[i].known = record;
+                world.nodes[i].current = true;
             }
             Happening::Step(i) => step(&mut world, self.flaw, i),
             Happening::Crash(i) => self.crash(&mut world, i),
             Happening::Restart(i) => self.restart(&mut world, i),
+            Happening::Forget(i) => {
+                world.forgets += 1;
+                world.nodes[i].promised = 0;
+            }
             Happening::Begin => {
                 let expect_term = Term(u64::from(world.term()));
                 let because = Because::default();
@@ -238,6 +251,9 @@ impl Protocol {
         }
         if !node.up {
             actions.push(Happening::Restart(i));
+            if world.forgets < self.scenario.forgets {
+                actions.push(Happening::Forget(i));
+            }
             return;
         }
         if node.own.as_ref().is_some_and(|o| o.open) && world.next_id <= self.scenario.writes {
@@ -246,7 +262,7 @@ impl Protocol {
         if node.feed.is_some() {
             actions.push(Happening::Replicate(i));
         }
-        if node.known != world.record {
+        if node.known != world.record || !node.current {
             actions.push(Happening::Learn(i));
         }
         actions.push(Happening::Step(i));
@@ -318,6 +334,7 @@ impl Protocol {
         node.surrendered = 0;
         // It will learn the record again from an old snapshot.
         node.known = self.genesis.record.clone();
+        node.current = false;
         if self.flaw == Flaw::VolatilePromise {
             node.promised = 1;
         }

@@ -81,7 +81,12 @@ fn decisions(world: &World, flaw: Flaw, i: usize) -> Vec<Action> {
         me: name(i),
         kind: NodeKind::Data,
         state: &state,
-        promise: Promise::Kept(Term(u64::from(promised))),
+        promise: match promised {
+            0 if flaw == Flaw::AmnesiaTrusted => Promise::Kept(Term(u64::from(known))),
+            0 => Promise::Lost,
+            kept => Promise::Kept(Term(u64::from(kept))),
+        },
+        current: node.current || flaw == Flaw::OldRecord,
         server: match node.process {
             Process::Down => Server::Down,
             Process::Standby => Server::Standby,

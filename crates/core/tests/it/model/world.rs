@@ -102,10 +102,12 @@ pub(crate) struct Node {
     /// The timeline the server is on, and where its ancestors ended.
     pub(crate) line: u32,
     pub(crate) forks: Vec<(u32, u8)>,
-    /// The promise file.
+    /// The promise file; zero: it is lost.
     pub(crate) promised: u8,
     /// The record as far as this node has learnt it.
     pub(crate) known: Shared<State>,
+    /// Whether it learnt it since its process began.
+    pub(crate) current: bool,
     pub(crate) process: Process,
     /// The term it reported for.
     pub(crate) reported: u8,
@@ -160,6 +162,7 @@ pub(crate) struct World {
     pub(crate) shown: BTreeSet<(u8, u8)>,
     pub(crate) next_id: u8,
     pub(crate) crashes: u8,
+    pub(crate) forgets: u8,
 }
 
 impl World {
@@ -251,6 +254,7 @@ pub(crate) fn founded(count: usize, first: &Rule) -> World {
         shown: BTreeSet::new(),
         next_id: 1,
         crashes: 0,
+        forgets: 0,
     };
     let generation = first.generation;
     world.nodes[0].feed = None;
@@ -274,6 +278,7 @@ fn follower(record: &Shared<State>) -> Node {
         forks: vec![(1, 1)],
         promised: 1,
         known: record.clone(),
+        current: true,
         process: Process::Standby,
         reported: 0,
         surrendered: 0,

@@ -64,7 +64,7 @@ pub(crate) fn way(
 }
 
 /// A token as a position of the present reign, when the present reign has it.
-fn present(token: Token, view: &View) -> Result<Token, Report> {
+pub(crate) fn present(token: Token, view: &View) -> Result<Token, Report> {
     let Some(writer) = view.writer else { return Ok(token) };
     if token.term >= writer.term {
         return Ok(token);
@@ -111,7 +111,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
             if client.ahead && (group.access == Access::Read || group.begins) {
                 Box::pin(shown(worker, client)).await?;
             }
-            writer(worker, &client.account, &client.settings).await
+            present_writer(worker, client, group).await
         }
         Way::Replica { node, incarnation } => {
             let (account, settings) = (&client.account, &client.settings);
@@ -126,7 +126,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                     if client.ahead {
                         Box::pin(shown(worker, client)).await?;
                     }
-                    writer(worker, account, settings).await
+                    present_writer(worker, client, group).await
                 }
             }
         }
@@ -138,6 +138,18 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                 ),
         )),
     }
+}
+
+/// The writer, for a session whose past it has: it may be another one than when the group came.
+async fn present_writer(worker: &Rc<Worker>, client: &Client, group: &Group) -> Acquired {
+    let server = writer(worker, &client.account, &client.settings).await?;
+    if let Some(token) = client.token
+        && group.access == Access::Read
+        && client.asked.consistency != Consistency::Eventual
+    {
+        present(token, &worker.view())?;
+    }
+    Ok(server)
 }
 
 /// Waits until the writer shows what the session saw on a replica. A replica shows a commit as soon as

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use quorate_core::Lsn;
 use quorate_core::gateway::{Consistency, PoolMode, SynchronousCommit};
 
-use crate::acquire::learn_functions;
+use crate::acquire::{learn_functions, present};
 use crate::client::{Block, Client, Ending, Pin};
 use crate::floor;
 use crate::limits;
@@ -188,7 +188,12 @@ async fn learn(
         // Whoever takes a token keeps what it knows itself; an empty one gives all of it up.
         let taken = Token::from_text(text, &worker.view().cluster);
         client.ahead |= taken > client.token;
-        client.token = taken.and_then(|taken| client.token.max(Some(taken)));
+        // One of a past that was lost stays what it is: the next read says so.
+        let lost = |token: &Token| present(*token, &worker.view()).is_err();
+        client.token = match taken {
+            Some(taken) if lost(&taken) => Some(taken),
+            taken => taken.and_then(|taken| client.token.max(Some(taken))),
+        };
         // From here on it moves with the session.
         client.settings = client.settings.with([(TOKEN, None)]);
     }

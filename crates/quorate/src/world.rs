@@ -146,6 +146,10 @@ impl Cluster {
             .writer
             .filter(|_| authority.phase != Phase::Electing)
             .ok_or_else(|| "an election is under way".to_owned())?;
+        // Where its reign begins is known from here on, and so what was lost before it.
+        if authority.phase != Phase::Serving {
+            return Err(format!("{node} does not serve yet"));
+        }
         if node == parts.me {
             return match parts.gate.term() {
                 Some(open) if open == term && parts.gate.is_draining() => {

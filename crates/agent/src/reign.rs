@@ -96,15 +96,7 @@ impl Reign {
         node.reigning.send_replace(Some(Reigning { term, lineage, closed: watch }));
         parts.health.ask(Some(term));
         parts.heartbeats.kick();
-        let own = OwnReign {
-            term,
-            rule: rule.generation,
-            marked: None,
-            open: false,
-            lease_lost: false,
-            stuck: None,
-            drained: false,
-        };
+        let own = OwnReign::begun(term, rule);
         Some(Self {
             own,
             promoted,

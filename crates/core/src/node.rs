@@ -113,6 +113,21 @@ pub struct OwnReign {
     pub drained: bool,
 }
 
+impl OwnReign {
+    /// A term that begins with this rule.
+    pub fn begun(term: Term, rule: &Rule) -> Self {
+        Self {
+            term,
+            rule: rule.generation,
+            marked: None,
+            open: false,
+            lease_lost: false,
+            stuck: None,
+            drained: false,
+        }
+    }
+}
+
 /// All facts a node decides from.
 #[derive(Debug)]
 pub struct NodeView<'a> {
@@ -504,8 +519,10 @@ fn following(view: &NodeView<'_>) -> Decision {
         };
         return idle(what, "rejoin", why);
     }
+    // This writer's answer will not change until the log here has.
+    let refused = view.feed == (Feed::Diverged { term }) || view.feed == (Feed::LogGone { term });
     match (&view.data, view.server) {
-        (Data::Incomplete, Server::Down) => act(
+        (Data::Incomplete, Server::Down) if !refused => act(
             vec![Action::CloseFeed, Action::Follow { writer, term }, Action::StartServer],
             Doing::Recovering,
             "R14",
@@ -515,7 +532,7 @@ fn following(view: &NodeView<'_>) -> Decision {
             idle(Doing::Recovering, "R14", "rewound: replaying the writer's log")
         }
         // Its start was given up with the term in which it began.
-        (Data::Incomplete, _) if matches!(view.feed, Feed::Closed | Feed::Open { .. }) => act(
+        (Data::Incomplete, _) if !refused => act(
             vec![Action::StopServer],
             Doing::Recovering,
             "R14",

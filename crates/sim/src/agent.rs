@@ -329,10 +329,10 @@ impl World {
             Message::Propose { proposal, command } => {
                 match agent.raft.propose(proposal, *command) {
                     Some(output) => self.raft_output(to, output),
-                    None => self.send(to, from, Message::Proposed { proposal, answer: None }),
+                    None => self.send(to, from, Message::Proposed { proposal }),
                 }
             }
-            Message::Proposed { proposal, answer } => self.proposed(to, proposal, answer.is_some()),
+            Message::Proposed { proposal } => self.proposed(to, proposal),
             Message::Hello { stream, term, end } => self.hello(from, to, stream, term, &end),
             Message::Welcome { stream, timeline, forks } => {
                 self.welcome(to, stream, timeline, &forks);

@@ -123,10 +123,8 @@ impl Checks {
         }
     }
 
-    /// A client got its answer.
-    pub(crate) fn served(&mut self, _now: At, begun: At, writes: bool) {
-        if writes {
-            self.write_begun = self.write_begun.max(begun);
-        }
+    /// A client got the answer to a write that it had begun then.
+    pub(crate) fn wrote(&mut self, begun: At) {
+        self.write_begun = self.write_begun.max(begun);
     }
 }

@@ -146,8 +146,8 @@ impl World {
 
     pub(crate) fn reply(&mut self, operation: u64, served: bool) {
         let Some(client) = self.client_of(operation) else { return };
-        if served {
-            self.checks.served(self.now, self.clients[client].begun, self.clients[client].writes);
+        if served && self.clients[client].writes {
+            self.checks.wrote(self.clients[client].begun);
         }
         self.rest(client);
     }

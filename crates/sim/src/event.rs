@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use quorate_core::health::{Beat, BeatAnswer};
 use quorate_core::report::Report;
-use quorate_core::{Answer, Command, Lsn, Moment, Term, TimelineId};
+use quorate_core::{Command, Lsn, Moment, Term, TimelineId};
 
 use crate::agent::JobEnd;
 use crate::raft::{Stored, Word};
@@ -28,9 +28,9 @@ pub(crate) enum Message {
         proposal: u64,
         command: Box<Command>,
     },
+    /// A proposal is over: applied, or not taken.
     Proposed {
         proposal: u64,
-        answer: Option<Answer>,
     },
     Hello {
         stream: u64,

@@ -128,7 +128,10 @@ impl World {
     /// Whether elections could conclude without a node. Where commits may be on it alone, losing
     /// its promise needs a person, and so would every history in which that happened.
     pub(crate) fn is_dispensable(&self, node: usize) -> bool {
-        let whole = |host: &&Host| host.disk.data.end.is_some() && !host.disk.data.spoilt;
+        let whole = |host: &&Host| {
+            let data = &host.disk.data;
+            data.end.is_some() && !data.spoilt && data.rewound.is_none()
+        };
         let others = self.hosts.iter().filter(whole).map(|h| h.name);
         let others: BTreeSet<NodeId> = others.filter(|n| *n != self.hosts[node].name).collect();
         self.newest.authority.rules.iter().all(|r| r.election_satisfied(&others))
@@ -138,10 +141,13 @@ impl World {
         let disk = &mut self.hosts[node].disk;
         disk.full = false;
         disk.stalled = None;
+        // In the order in which they were written: a log that is stored again later wins.
+        let mut at = self.now;
         for event in std::mem::take(&mut disk.waiting) {
-            let wait = self.some_us(300, 5_000);
-            self.after(wait, event);
+            at += nanos(self.some_us(300, 5_000));
+            self.at(at, event);
         }
+        self.hosts[node].disk.raft_until = at;
     }
 
     fn partition(&mut self, sides: &[BTreeSet<NodeId>]) {

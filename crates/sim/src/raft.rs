@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     command: Option<Command>,
     /// What it makes of the state. Every node applies the same entries in the same order, so that
     /// one of them does it for all.
-    applied: OnceCell<(Rc<State>, Answer)>,
+    applied: OnceCell<Rc<State>>,
 }
 
 impl Entry {
@@ -34,15 +34,13 @@ impl Entry {
         Rc::new(Self { term, proposal, command, applied: OnceCell::new() })
     }
 
-    pub(crate) fn apply(&self, before: &Rc<State>) -> &(Rc<State>, Answer) {
-        self.applied.get_or_init(|| match &self.command {
-            None => (Rc::clone(before), Answer::Done),
-            Some(command) => {
-                let mut state = State::clone(before);
-                match state.apply(command) {
-                    Answer::Done => (Rc::new(state), Answer::Done),
-                    refused @ Answer::Refused { .. } => (Rc::clone(before), refused),
-                }
+    pub(crate) fn apply(&self, before: &Rc<State>) -> &Rc<State> {
+        self.applied.get_or_init(|| {
+            let Some(command) = &self.command else { return Rc::clone(before) };
+            let mut state = State::clone(before);
+            match state.apply(command) {
+                Answer::Done => Rc::new(state),
+                Answer::Refused { .. } => Rc::clone(before),
             }
         })
     }

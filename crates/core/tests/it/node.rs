@@ -377,7 +377,19 @@ fn a_rewound_server_waits_for_the_present_writers_log_only() {
     assert_eq!(decide(&rewound(present, Some(Job::Start))).actions, []);
     assert_eq!(decide(&rewound(present, None)).actions, []);
     // The term changed while this node was not looking: nothing comes over the closed feed.
-    for feed in [Feed::Closed, Feed::Open { from: node("c"), term: Term(3) }] {
+    let old = [
+        Feed::Closed,
+        Feed::Open { from: node("c"), term: Term(3) },
+        Feed::Diverged { term: Term(3) },
+    ];
+    for feed in old {
         assert_eq!(decide(&rewound(feed, None)).actions, [Action::StopServer], "{feed:?}");
+    }
+    // What this writer refused it refuses again, whether or not the server still runs.
+    for server in [Server::Down, Server::Starting] {
+        let feed = Feed::Diverged { term: Term(4) };
+        let refused = NodeView { server, writer_open: true, ..rewound(feed, None) };
+        let clone = Action::Clone { from: node("b"), term: Term(4) };
+        assert_eq!(decide(&refused).actions, [clone], "{server:?}");
     }
 }

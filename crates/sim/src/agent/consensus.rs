@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate_core::coordinator::{self, ClusterView, Peer};
 use quorate_core::state::Change;
-use quorate_core::{Answer, Command, Moment, NodeId, State};
+use quorate_core::{Command, Moment, NodeId, State};
 
 use crate::event::{AgentEvent, Event, Message};
 use crate::raft::{self, Output};
@@ -88,14 +88,14 @@ impl World {
         while let Some(entry) = self.agent(node).and_then(|a| a.raft.next_applied()) {
             changed = true;
             let Some(agent) = self.agent(node) else { return };
-            let (state, answer) = entry.apply(&agent.state).clone();
+            let state = Rc::clone(entry.apply(&agent.state));
             agent.state = Rc::clone(&state);
             let (leads, applied) = (agent.leads(), agent.raft.applied());
             if applied > self.applied {
                 (self.newest, self.applied) = (state, applied);
             }
             if entry.proposal > 0 && leads {
-                self.answer(node, entry.proposal, answer);
+                self.answer(node, entry.proposal);
             }
         }
         if changed {
@@ -105,13 +105,12 @@ impl World {
     }
 
     /// Tells whoever proposed; proposals are numbered for all nodes.
-    pub(super) fn answer(&mut self, node: usize, proposal: u64, answer: Answer) {
+    pub(super) fn answer(&mut self, node: usize, proposal: u64) {
         for to in 0..self.hosts.len() {
             let asked =
                 self.hosts[to].agent.as_ref().is_some_and(|a| a.proposals.contains(&proposal));
             if asked {
-                let answer = Some(answer.clone());
-                self.send(node, to, Message::Proposed { proposal, answer });
+                self.send(node, to, Message::Proposed { proposal });
             }
         }
     }
@@ -134,7 +133,7 @@ impl World {
         self.agent_event(node, PROPOSE_WITHIN, AgentEvent::ProposalLate { proposal });
     }
 
-    pub(super) fn proposed(&mut self, node: usize, proposal: u64, _answered: bool) {
+    pub(super) fn proposed(&mut self, node: usize, proposal: u64) {
         let Some(agent) = self.agent(node) else { return };
         agent.proposals.remove(&proposal);
         agent.proposing.retain(|_, p| *p != proposal);

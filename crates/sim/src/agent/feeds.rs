@@ -32,8 +32,8 @@ impl World {
     pub(super) fn feed_retry(&mut self, node: usize, stream: u64) {
         let data = &self.hosts[node].disk.data;
         let mut end = data.report(Term::default());
-        if data.rewound.is_none() && self.hosts[node].server.is_none() {
-            // A server that does not run has no end to tell, and receives nothing.
+        if self.hosts[node].server.is_none() {
+            // It is the receiver of a running server that asks.
             return self.agent_event(node, FEED_RETRY, AgentEvent::FeedRetry { stream });
         }
         let Some(agent) = self.hosts[node].agent.as_ref() else { return };

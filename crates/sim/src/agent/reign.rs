@@ -34,15 +34,7 @@ impl World {
         agent.aggregator.rule = Some(rule.clone());
         agent.aggregator.open = true;
         let effect = agent.table.ask(Some(term), now);
-        let own = OwnReign {
-            term,
-            rule: rule.generation,
-            marked: None,
-            open: false,
-            lease_lost: false,
-            stuck: None,
-            drained: false,
-        };
+        let own = OwnReign::begun(term, rule);
         agent.reign = Some(Reign {
             own,
             timeline,

@@ -63,7 +63,7 @@ fn every_missing_rule_is_missed() {
         Flaw::NoLineage => 3,
         Flaw::NoMarker => 4331,
         Flaw::NoGate => 3,
-        Flaw::NoLeaseWait => 15560,
+        Flaw::NoLeaseWait => 16465,
         Flaw::EarlyAcknowledgement => 19,
     };
     for (name, flaw) in FLAWS {

@@ -55,3 +55,36 @@ pub const ACCESS_RULES_MAX: usize = 1000;
 pub const POOL_RULES_MAX: usize = 1000;
 /// Longest name in PostgreSQL, in bytes.
 pub const PG_NAME_MAX: usize = 63;
+
+// The pace of a node: how often the loop around the decisions looks, and when it calls something
+// late. Here, so that simulated nodes keep the same.
+
+/// The loop looks at everything at least this often.
+pub const CYCLE: Duration = Duration::from_millis(250);
+/// The coordinator looks at the cluster at least this often.
+pub const COORDINATE_EVERY: Duration = Duration::from_millis(100);
+/// A node that does not coordinate looks at least this often whether it should: silence tells
+/// nothing by itself, and the warden of consensus watches the leader more closely.
+pub const ATTEND_EVERY: Duration = Duration::from_millis(400);
+/// Heartbeat interval.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+/// How often the server is asked how it is.
+pub const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// A server that answered before and has not for this long is hung.
+pub const HUNG_AFTER: Duration = Duration::from_millis(1800);
+/// A disk write of the writer that takes longer than this is a stuck disk.
+pub const DISK_STUCK_AFTER: Duration = Duration::from_secs(3);
+/// A standby's disk counts as healthy below this latency.
+pub const DISK_HEALTHY: Duration = Duration::from_millis(500);
+/// Pause before a failed job is tried again.
+pub const JOB_RETRY: Duration = Duration::from_secs(1);
+/// How long a former writer's server stays down for the sake of the next writer's promotion.
+pub const YIELD: Duration = Duration::from_millis(300);
+/// How long a diverged node leaves a writer without enough copies alone before it copies from it
+/// although that writer does not serve yet.
+pub const REJOIN_WAIT: Duration = Duration::from_secs(5);
+/// A standby whose feedback stopped for so long is away, though its connection looks alive: a
+/// healthy one speaks each second.
+pub const FEEDBACK_SILENCE: Duration = Duration::from_secs(3);
+/// Pause before a marker that failed is written again.
+pub const MARKER_RETRY: Duration = Duration::from_millis(20);

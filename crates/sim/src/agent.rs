@@ -18,6 +18,7 @@ use quorate_core::authority::Phase;
 use quorate_core::coordinator::{self};
 use quorate_core::document::Document;
 use quorate_core::health::{Beat, Effect, GateWord, Table};
+use quorate_core::limits::{HEARTBEAT_EVERY, PROBE_EVERY};
 use quorate_core::node::{Feed, Job, OwnReign, Promise};
 use quorate_core::report::Report;
 use quorate_core::state::Change;
@@ -29,8 +30,6 @@ use crate::flaw::Flaw;
 use crate::raft::Raft;
 use crate::world::World;
 
-const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
-const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// What a stream has sent and nobody has is sent again after this.
 const RESEND: Duration = Duration::from_millis(400);
 

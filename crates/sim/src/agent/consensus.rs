@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quorate_core::coordinator::{self, ClusterView, Peer};
+use quorate_core::limits::{ATTEND_EVERY, COORDINATE_EVERY};
 use quorate_core::state::Change;
 use quorate_core::{Command, Moment, NodeId, State};
 
@@ -12,8 +13,6 @@ use crate::event::{AgentEvent, Event, Message};
 use crate::raft::{self, Output};
 use crate::world::{World, nanos};
 
-const COORDINATE_EVERY: Duration = Duration::from_millis(100);
-const ATTEND_EVERY: Duration = Duration::from_millis(400);
 const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
 
 impl World {

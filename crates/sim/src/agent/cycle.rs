@@ -14,17 +14,14 @@ use quorate_core::status::{
 use quorate_core::{Because, NodeId, State, Term, limits};
 
 use super::{Agent, JobEnd, Running};
+use quorate_core::limits::{
+    CYCLE, DISK_HEALTHY, DISK_STUCK_AFTER, FEEDBACK_SILENCE, HUNG_AFTER, REJOIN_WAIT, YIELD,
+};
+
 use crate::event::{AgentEvent, Event, Message};
 use crate::flaw::Flaw;
 use crate::wal::lsn;
 use crate::world::World;
-
-const CYCLE: Duration = Duration::from_millis(250);
-const HUNG_AFTER: Duration = Duration::from_millis(1800);
-const DISK_STUCK_AFTER: Duration = Duration::from_secs(3);
-const YIELD: Duration = Duration::from_millis(300);
-const REJOIN_WAIT: Duration = Duration::from_secs(5);
-const FEEDBACK_SILENCE: Duration = Duration::from_secs(3);
 
 impl World {
     pub(super) fn cycle_event(&mut self, node: usize) {
@@ -93,7 +90,7 @@ impl World {
             reign.own.lease_lost = now > reign.leased_until + patience;
             let healthy = agent.aggregator.links.keys().any(|n| {
                 let disk = agent.table.status_of(*n).and_then(|s| s.disk_ms);
-                disk.is_some_and(|ms| ms < 500)
+                disk.is_some_and(|ms| u128::from(ms) < DISK_HEALTHY.as_millis())
             });
             reign.own.stuck = (stuck && healthy).then_some(SurrenderReason::Disk);
             match (&state.authority.switchover, &reign.gave_up) {

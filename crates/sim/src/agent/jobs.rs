@@ -7,12 +7,12 @@ use quorate_core::status::SurrenderReason;
 use quorate_core::{Term, TimelineId};
 
 use super::{Agent, JobEnd, Promoted, Running};
+use quorate_core::limits::JOB_RETRY;
+
 use crate::event::{AgentEvent, Event};
 use crate::flaw::Flaw;
 use crate::wal::lsn;
 use crate::world::World;
-
-const JOB_RETRY: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn job(&mut self, node: usize, job: Job, end: JobEnd, (least, most): (u64, u64)) {

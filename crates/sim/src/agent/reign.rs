@@ -1,7 +1,6 @@
 //! A writer's term: its marker, what it releases, when it lets clients in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use quorate_core::health::GateWord;
 use quorate_core::node::OwnReign;
@@ -9,13 +8,13 @@ use quorate_core::status::SurrenderReason;
 use quorate_core::{Lsn, NodeId, Rule, Term};
 
 use super::{Aggregator, Promoted, Reign};
+use quorate_core::limits::MARKER_RETRY;
+
 use crate::event::AgentEvent;
 use crate::flaw::Flaw;
 use crate::server::records;
 use crate::wal::lsn;
 use crate::world::World;
-
-const MARKER_RETRY: Duration = Duration::from_millis(20);
 
 impl World {
     pub(super) fn begin_reign(&mut self, node: usize, term: Term, rule: &Rule) {

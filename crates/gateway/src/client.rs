@@ -192,10 +192,37 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// A statement is sent; how it ends the transaction, if it does. Behind another end it belongs to
+    /// a transaction of which nothing is known, and which must not be judged by the one before it.
+    pub(crate) fn sends(&mut self, end: Option<Ending>) {
+        self.end = match self.end {
+            None => end,
+            Some(_) => Some(Ending::Other),
+        };
+    }
+
+    /// A statement is sent whose text is not known: it may write, or end the transaction.
+    pub(crate) fn sends_unknown(&mut self) {
+        self.writes();
+        self.sends(Some(Ending::Other));
+    }
+
     /// A statement is sent that may write.
     pub(crate) fn writes(&mut self) {
         self.wrote = true;
         self.unasked = true;
+    }
+
+    /// Everything sent is answered, and a block is open. If an end was asked for, this is another
+    /// transaction (or the same, whose end failed): its id and its end are still to be known.
+    pub(crate) fn goes_on(&mut self) {
+        if self.end.take().is_some() {
+            self.xid = None;
+            self.asked_xid = false;
+            self.asked_behind = false;
+            // Nothing was sent in it.
+            self.unasked = false;
+        }
     }
 
     /// Whether it surely has no transaction id, so that nothing is lost with it.

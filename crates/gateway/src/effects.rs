@@ -43,13 +43,11 @@ impl Relay<'_> {
             // A standby would have refused it.
             block.wrote |= self.client.account.functions().hidden_writes;
         }
-        if script.ends {
-            block.end = Some(match script.first {
-                Verb::Commit { chain: false } if script.statements == 1 => Ending::Commit,
-                Verb::Rollback { chain: false } if script.statements == 1 => Ending::Rollback,
-                _ => Ending::Other,
-            });
-        }
+        block.sends(script.ends.then_some(match script.first {
+            Verb::Commit { chain: false } if script.statements == 1 => Ending::Commit,
+            Verb::Rollback { chain: false } if script.statements == 1 => Ending::Rollback,
+            _ => Ending::Other,
+        }));
         // From here on texts may mean something else than they meant to others.
         let sets = matches!(
             script.first,

@@ -276,8 +276,11 @@ impl<'a> Relay<'a> {
             seen.answered = false;
             self.pausing = false;
         }
+        let mut goes_on = false;
         if std::mem::take(&mut seen.ready) | std::mem::take(&mut seen.ours) {
-            self.barrier &= !self.server.exchange.is_quiet();
+            let quiet = self.server.exchange.is_quiet();
+            self.barrier &= !quiet;
+            goes_on = quiet && self.server.exchange.status != Status::Idle;
         }
         let seen = &mut self.server.exchange.seen;
         if let Some(coming) = seen.forgot.take() {
@@ -299,6 +302,10 @@ impl<'a> Relay<'a> {
             let xid = row.get(6..).and_then(number);
             self.client.block.xid = self.client.block.xid.or(xid);
             self.client.block.xid_due = self.client.block.xid_due.saturating_sub(1);
+        }
+        if goes_on {
+            // Behind the ids: those are of what ended.
+            self.client.block.goes_on();
         }
         if std::mem::take(&mut seen.lacks_sync) {
             put(&mut self.server.end.out, b'S', |_| {});

@@ -260,7 +260,7 @@ impl Relay<'_> {
         if !message.is_whole() {
             // Too long to be kept: the server keeps it, and the client keeps the server.
             self.client.pin(Pin::Long);
-            self.client.block.writes();
+            self.client.block.sends_unknown();
             self.client.unnamed = None;
             self.server.unnamed = None;
             self.extended(Kind::Parse, message);
@@ -416,7 +416,7 @@ impl Relay<'_> {
                 self.ask_before_end_of_pipeline(&statement.script);
                 self.notes(&statement.script, &statement.text);
             }
-            None => self.client.block.writes(),
+            None => self.client.block.sends_unknown(),
         }
         let Some(server_name) = self.on_server(name) else {
             if self.is_foreign(name) {

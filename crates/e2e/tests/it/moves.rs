@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use quorate_e2e::cable::Affected;
-use quorate_e2e::wire::{Session, bind, parse, run, sync};
+use quorate_e2e::wire::{Mode, Session, bind, parse, run, sync};
 use quorate_e2e::workload::{Gateway, Login, sql_through};
 use quorate_e2e::{Cluster, Scenario, limits, local, postgres, process};
 use rustix::process::Signal;
@@ -297,5 +297,58 @@ fn an_answer_of_a_dying_server_acknowledges_nothing() -> Result<()> {
     cluster.wait_other_writer(&writer)?;
     let rows = sql_through(cluster.login(), doors[1].addr, "SELECT id FROM said")?;
     ensure!(rows.is_empty(), "their log left the writer: {rows:?}");
+    Ok(())
+}
+
+#[test]
+fn a_commit_behind_another_is_judged_by_its_own_transaction() -> Result<()> {
+    let scenario = Scenario::new(
+        "a block commits and another begins with the same message; the second one's COMMIT waits for \
+         copies when its host is lost: that the first was committed says nothing of it",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let others = cluster.others(&writer);
+    let door = cluster.gateways(&[&others[0]]).remove(0);
+    sql_through(cluster.login(), door.addr, "CREATE TABLE chained (id bigint NOT NULL)")?;
+    let ends = ["COMMIT AND CHAIN", "COMMIT; BEGIN", "ROLLBACK AND CHAIN"];
+    // Only the simple protocol takes two statements in one message.
+    let ways: Vec<_> = ends
+        .iter()
+        .flat_map(|end| Mode::ALL.map(|mode| (*end, mode)))
+        .filter(|(end, mode)| *mode == Mode::Simple || !end.contains(';'))
+        .collect();
+    let mut sessions = Vec::new();
+    for (id, (end, mode)) in ways.iter().enumerate() {
+        let mut session = Session::open(door.addr, cluster.login())?;
+        session.simple("BEGIN")?.ok()?;
+        session.run(*mode, &format!("INSERT INTO chained VALUES ({id})"))?.ok()?;
+        session.run(*mode, end)?.ok()?;
+        session.run(*mode, &format!("INSERT INTO chained VALUES (100 + {id})"))?.ok()?;
+        sessions.push(session);
+    }
+    let wal = Affected::Only(BTreeSet::from(["wal"]));
+    cluster.partition_for(&format!("{writer} | {}", others.join(" ")), &wal);
+    for session in &mut sessions {
+        session.send_bytes(&[parse("", "COMMIT"), bind("", &[]), run(), sync()].concat())?;
+    }
+    let home = cluster.node(&writer)?;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let wanted = sessions.len().to_string();
+    cluster.wait_until(limits::RECOVER, "the commits wait for copies", || {
+        (local::one(&home.socket_dir(), waiting).ok()? == wanted).then_some(())
+    })?;
+    cluster.host_gone(&writer)?;
+    cluster.wait_other_writer(&writer)?;
+    let mut codes = Vec::new();
+    for (session, (end, mode)) in sessions.iter_mut().zip(&ways) {
+        let answer = session.answer()?;
+        scenario.step(format!("behind {end} ({mode:?}): {answer}"));
+        ensure!(answer.error().is_some(), "{end} ({mode:?}): acknowledged: {answer}");
+        codes.push(answer.code());
+    }
+    let rows = sql_through(cluster.login(), door.addr, "SELECT id FROM chained WHERE id >= 100")?;
+    ensure!(rows.is_empty(), "their log left the writer: {rows:?}");
+    ensure!(codes.iter().all(|code| code == "40001"), "not all are known to be undone: {codes:?}");
     Ok(())
 }

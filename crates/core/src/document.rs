@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
+use crate::drill::Targets;
 use crate::gateway::{Gateway, SynchronousCommit};
 
 /// When a commit is acknowledged.
@@ -108,6 +109,9 @@ pub struct Document {
     pub strict_reads: bool,
     /// Milliseconds without a heartbeat before a node is suspected.
     pub suspect_after_ms: u64,
+    /// What the operator promises, and drills are judged by. Not written while it is all defaults.
+    #[serde(skip_serializing_if = "Targets::is_default")]
+    pub targets: Targets,
     /// PostgreSQL settings for every node, checked against `pg_settings`.
     pub postgresql: BTreeMap<String, String>,
     /// Per-node wishes.
@@ -130,6 +134,7 @@ impl Default for Document {
             max_lag_on_failover: 1024 * 1024,
             strict_reads: false,
             suspect_after_ms: 1000,
+            targets: Targets::default(),
             postgresql: BTreeMap::new(),
             nodes: BTreeMap::new(),
             gateway: Gateway::default(),

@@ -9,6 +9,7 @@ pub mod because;
 pub mod candidates;
 pub mod coordinator;
 pub mod document;
+pub mod drill;
 pub mod gateway;
 pub mod health;
 pub mod ids;

@@ -10,6 +10,10 @@ pub const REIGNS_MAX: usize = 500;
 pub const RULES_OPEN_MAX: usize = 5;
 /// Versions of the cluster document kept for `config history`.
 pub const DOCUMENTS_MAX: usize = 50;
+/// Drills remembered.
+pub const DRILLS_MAX: usize = 50;
+/// Longest time without an acknowledged write in a drill that clients should not notice.
+pub const UNDISTURBED_GAP: Duration = Duration::from_secs(2);
 /// Join tokens outstanding at once.
 pub const TOKENS_MAX: usize = 100;
 /// Nodes in a cluster.

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::authority::{Authority, Phase, Switchover};
 use crate::because::Because;
 use crate::document::Document;
-use crate::limits::{DOCUMENTS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, FORCED_EPOCH_TIMELINES};
+use crate::drill::{Drill, Outcome, Record, Running};
+use crate::limits::{
+    DOCUMENTS_MAX, DRILLS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, FORCED_EPOCH_TIMELINES,
+};
 use crate::report::Report;
 use crate::{Lsn, NodeId, Policy, Rule, Term, TimelineId};
 
@@ -107,6 +110,12 @@ pub struct State {
     pub documents: VecDeque<DocumentVersion>,
     /// What happened, newest last.
     pub events: VecDeque<Event>,
+    /// The drill under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Running>,
+    /// Drills, newest last.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub drills: VecDeque<Record>,
 }
 
 /// A change to the replicated state.
@@ -168,6 +177,10 @@ pub enum Change {
     ForceEpoch { survivor: NodeId, because: Because },
     /// Adds to the event history.
     Note { kind: String, because: Because },
+    /// Begins a drill. Refused while another one is under way.
+    BeginDrill { drill: Drill, conductor: NodeId, until: WallMillis },
+    /// Ends it, and remembers it.
+    EndDrill { record: Box<Record> },
 }
 
 /// A change and when it was proposed.
@@ -256,6 +269,10 @@ impl State {
                 Ok(())
             }
             Change::ForceEpoch { survivor, because } => self.force_epoch(at, *survivor, because),
+            Change::BeginDrill { drill, conductor, until } => {
+                self.begin_drill(at, *drill, *conductor, *until)
+            }
+            Change::EndDrill { record } => self.end_drill(at, record),
             Change::BeginElection { .. }
             | Change::Grant { .. }
             | Change::AllowLoss { .. }
@@ -436,6 +453,54 @@ impl State {
         authority.switchover = None;
         authority.preferred = None;
         self.note(at, "forced-epoch", because.clone());
+        Ok(())
+    }
+
+    fn begin_drill(
+        &mut self,
+        at: WallMillis,
+        drill: Drill,
+        conductor: NodeId,
+        until: WallMillis,
+    ) -> Applied {
+        if let Some(other) = self.drill.as_ref().filter(|d| d.until > at) {
+            return Err(format!(
+                "{} conducts a drill already ({}): wait until it has ended, or `quorate drill \
+                 abort`",
+                other.conductor, other.drill
+            ));
+        }
+        if self.paused {
+            return Err("automation is paused: `quorate resume` first".to_owned());
+        }
+        if self.authority.phase != Phase::Serving || self.authority.switchover.is_some() {
+            return Err("the writer is changing: try again when one serves".to_owned());
+        }
+        let last = self.drills.back().map(|r| r.id).max(self.drill.as_ref().map(|d| d.id));
+        let id = last.map_or(1, |id| id + 1);
+        self.drill = Some(Running { id, drill, conductor, until });
+        let text = format!("{conductor} begins the drill {drill} (number {id})");
+        self.note(at, "drill-begun", Because::new("op-drill", text));
+        Ok(())
+    }
+
+    fn end_drill(&mut self, at: WallMillis, record: &Record) -> Applied {
+        if self.drill.as_ref().is_none_or(|d| d.id != record.id) {
+            return Err(format!("drill {} is not under way", record.id));
+        }
+        self.drill = None;
+        let kind = match record.outcome {
+            Outcome::Passed => "drill-passed",
+            Outcome::Failed => "drill-failed",
+            Outcome::Aborted => "drill-aborted",
+        };
+        let text =
+            format!("the drill {} (number {}): {}", record.drill, record.id, record.sentence);
+        self.note(at, kind, Because::new("op-drill", text));
+        self.drills.push_back(record.clone());
+        if self.drills.len() > DRILLS_MAX {
+            self.drills.pop_front();
+        }
         Ok(())
     }
 

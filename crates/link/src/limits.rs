@@ -85,3 +85,7 @@ pub const BEAT_LOOKUP_AGE: Duration = Duration::from_secs(5);
 
 /// Reads of one socket before other duties of its thread get their turn.
 pub const BEAT_READS_MAX: usize = 16;
+
+/// Longest rehearsed outage. Whoever asks for more has mistaken a unit; and a node that nobody ends
+/// the outage of must not be away for long.
+pub const OUTAGE_MAX: Duration = Duration::from_secs(120);

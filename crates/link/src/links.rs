@@ -13,7 +13,7 @@ use crate::error::Far;
 use crate::greeting::Greeting;
 use crate::stream::tune;
 use crate::trust::{self, Call, Tls};
-use crate::{Error, Identity, Kind, LinkStream, limits};
+use crate::{Error, Identity, Kind, LinkStream, Outage, limits};
 
 /// Where every peer is: `host:port` by node.
 pub(crate) type Peers = Arc<BTreeMap<NodeId, String>>;
@@ -33,6 +33,7 @@ struct Shared {
     tls: RwLock<Arc<Tls>>,
     peers: RwLock<Peers>,
     watchers: Mutex<Vec<Weak<dyn PeersChanged>>>,
+    outage: Outage,
 }
 
 impl Links {
@@ -43,6 +44,7 @@ impl Links {
                 tls: RwLock::new(Arc::new(Tls::new(identity)?)),
                 peers: RwLock::default(),
                 watchers: Mutex::default(),
+                outage: Outage::default(),
             }),
         })
     }
@@ -84,7 +86,12 @@ impl Links {
     pub async fn dial(&self, peer: NodeId, kind: Kind) -> Result<LinkStream, Error> {
         let address = self.peers().get(&peer).cloned().ok_or(Error::UnknownPeer(peer))?;
         let call = self.tls().call(peer, kind)?;
-        Box::pin(connect(call, Far::new(Some(peer), &address))).await
+        Box::pin(connect(call, Far::new(Some(peer), &address), kind, self.outage())).await
+    }
+
+    /// The switch that rehearses an outage of this node's links.
+    pub fn outage(&self) -> &Outage {
+        &self.shared.outage
     }
 
     pub(crate) fn tls(&self) -> Arc<Tls> {
@@ -114,17 +121,26 @@ impl std::fmt::Debug for Links {
 /// this fingerprint, and a certificate that the authority signed; its name is the stream's peer.
 pub async fn dial_join(address: &str, fingerprint: [u8; 32]) -> Result<LinkStream, Error> {
     let call = Call::join(fingerprint)?;
-    Box::pin(connect(call, Far::new(None, address))).await
+    Box::pin(connect(call, Far::new(None, address), Kind::Join, &Outage::default())).await
 }
 
-async fn connect(call: Call, far: Box<Far>) -> Result<LinkStream, Error> {
-    match tokio::time::timeout(limits::DIAL_TIMEOUT, open(&call, &far)).await {
+async fn connect(
+    call: Call,
+    far: Box<Far>,
+    kind: Kind,
+    outage: &Outage,
+) -> Result<LinkStream, Error> {
+    let opened = async {
+        outage.passes(kind).await;
+        open(&call, &far, kind, outage).await
+    };
+    match tokio::time::timeout(limits::DIAL_TIMEOUT, opened).await {
         Ok(result) => result,
         Err(_) => Err(Error::TimedOut { far, limit_ms: limits::DIAL_TIMEOUT.as_millis() }),
     }
 }
 
-async fn open(call: &Call, far: &Far) -> Result<LinkStream, Error> {
+async fn open(call: &Call, far: &Far, kind: Kind, outage: &Outage) -> Result<LinkStream, Error> {
     let tcp = match TcpStream::connect(&far.address).await {
         Ok(tcp) => tcp,
         Err(source) => return Err(Error::Unreachable { far: Box::new(far.clone()), source }),
@@ -144,7 +160,7 @@ async fn open(call: &Call, far: &Far) -> Result<LinkStream, Error> {
     }
     let shown = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = far.node.or_else(|| shown.and_then(trust::name).map(|(node, _)| node));
-    Ok(LinkStream::new(tls, peer))
+    Ok(LinkStream::new(tls, peer, kind, outage.clone()))
 }
 
 /// What a failed handshake means, from the caller's side.

@@ -21,7 +21,7 @@ use crate::greeting::Greeting;
 use crate::links::tls_error;
 use crate::stream::tune;
 use crate::trust::Tls;
-use crate::{Error, Kind, LinkStream, Links, limits};
+use crate::{Error, Kind, LinkStream, Links, Outage, limits};
 
 /// A stream that a node of this cluster has opened to us.
 #[derive(Debug)]
@@ -112,8 +112,9 @@ impl Listener {
                 }
             };
             let (tls, handler) = (self.links.tls(), Arc::clone(&handler));
+            let outage = self.links.outage().clone();
             handshakes.spawn(async move {
-                let arrival = Box::pin(receive(&tls, tcp, from)).await;
+                let arrival = Box::pin(receive(&tls, &outage, tcp, from)).await;
                 drop(slot);
                 handler(arrival);
             });
@@ -121,9 +122,9 @@ impl Listener {
     }
 }
 
-async fn receive(tls: &Tls, tcp: TcpStream, from: SocketAddr) -> Arrival {
+async fn receive(tls: &Tls, outage: &Outage, tcp: TcpStream, from: SocketAddr) -> Arrival {
     let noise = |because: String| Refusal { from, cause: Cause::Noise, because };
-    let result = timeout(limits::HANDSHAKE_TIMEOUT, handshake(tls, tcp, from)).await;
+    let result = timeout(limits::HANDSHAKE_TIMEOUT, handshake(tls, outage, tcp, from)).await;
     match result {
         Ok(Ok(arrival)) => arrival,
         Ok(Err(refusal)) => Arrival::Refused(refusal),
@@ -131,7 +132,12 @@ async fn receive(tls: &Tls, tcp: TcpStream, from: SocketAddr) -> Arrival {
     }
 }
 
-async fn handshake(tls: &Tls, tcp: TcpStream, from: SocketAddr) -> Result<Arrival, Refusal> {
+async fn handshake(
+    tls: &Tls,
+    outage: &Outage,
+    tcp: TcpStream,
+    from: SocketAddr,
+) -> Result<Arrival, Refusal> {
     let noise = |err: std::io::Error| Refusal {
         from,
         cause: Cause::Noise,
@@ -146,6 +152,8 @@ async fn handshake(tls: &Tls, tcp: TcpStream, from: SocketAddr) -> Result<Arriva
         let because = format!("{from} named no kind of stream");
         return Err(Refusal { from, cause: Cause::Noise, because });
     };
+    // Only the handshake tells what it is for.
+    outage.passes(kind).await;
     let judged = match kind {
         Kind::Join => Ok(None),
         _ => tls.judge(connection.peer_certificates()).map(Some),
@@ -153,7 +161,7 @@ async fn handshake(tls: &Tls, tcp: TcpStream, from: SocketAddr) -> Result<Arriva
     match judged {
         Ok(peer) => {
             greet(&mut stream, &Greeting::Accepted).await.map_err(noise)?;
-            let stream = LinkStream::new(stream, peer);
+            let stream = LinkStream::new(stream, peer, kind, outage.clone());
             Ok(match peer {
                 Some(peer) => Arrival::Node(Incoming { peer, kind, stream }),
                 None => Arrival::Joining(stream),

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_core::NodeId;
@@ -13,17 +13,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::{limits, trust};
+use crate::{Kind, Outage, limits, trust};
 
 /// A byte stream inside mutual TLS. Dropping it ends it.
 pub struct LinkStream {
     tls: Box<TlsStream<TcpStream>>,
     peer: Option<NodeId>,
+    kind: Kind,
+    outage: Outage,
 }
 
 impl LinkStream {
-    pub(crate) fn new(tls: impl Into<TlsStream<TcpStream>>, peer: Option<NodeId>) -> Self {
-        Self { tls: Box::new(tls.into()), peer }
+    pub(crate) fn new(
+        tls: impl Into<TlsStream<TcpStream>>,
+        peer: Option<NodeId>,
+        kind: Kind,
+        outage: Outage,
+    ) -> Self {
+        Self { tls: Box::new(tls.into()), peer, kind, outage }
     }
 
     /// The node at the other end, by its certificate. `None` only where a node that joins calls us:
@@ -83,6 +90,7 @@ impl AsyncRead for LinkStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.outage.poll_passes(self.kind, cx));
         Pin::new(&mut *self.tls).poll_read(cx, buf)
     }
 }
@@ -93,6 +101,7 @@ impl AsyncWrite for LinkStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.outage.poll_passes(self.kind, cx));
         Pin::new(&mut *self.tls).poll_write(cx, buf)
     }
 
@@ -101,6 +110,7 @@ impl AsyncWrite for LinkStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.outage.poll_passes(self.kind, cx));
         Pin::new(&mut *self.tls).poll_write_vectored(cx, bufs)
     }
 
@@ -109,6 +119,7 @@ impl AsyncWrite for LinkStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.outage.poll_passes(self.kind, cx));
         Pin::new(&mut *self.tls).poll_flush(cx)
     }
 

@@ -51,6 +51,8 @@ pub enum Deed {
     Slow(Who, Duration),
     /// So many messages of a thousand are lost, doubled or overtaken, between all nodes.
     Lossy(u16),
+    /// Nothing of consensus leaves a node or reaches it; everything else does.
+    Mute(Who),
     /// The network is whole again.
     Heal,
     /// Nothing that a node writes reaches its disk until it is released.
@@ -67,6 +69,10 @@ pub enum Deed {
     PauseReplay(Who),
     /// It replays again.
     ResumeReplay(Who),
+    /// Somebody keeps the log of a node's server from now on, and does not read it.
+    OpenSlot(Who),
+    /// Nobody keeps it any more.
+    DropSlot(Who),
     /// The writer is asked to hand over, to the node or to the best one.
     Switchover(Option<NodeId>),
     /// A field of the cluster document gets another value.
@@ -96,6 +102,7 @@ impl Deed {
             Self::Cut(..) => "cut",
             Self::Slow(..) => "slow",
             Self::Lossy(_) => "lossy",
+            Self::Mute(_) => "mute",
             Self::Heal => "heal",
             Self::StallDisk(_) => "stall disk",
             Self::FillDisk(_) => "fill disk",
@@ -104,6 +111,8 @@ impl Deed {
             Self::Drift(..) => "drift",
             Self::PauseReplay(_) => "pause replay",
             Self::ResumeReplay(_) => "resume replay",
+            Self::OpenSlot(_) => "open slot",
+            Self::DropSlot(_) => "drop slot",
             Self::Switchover(_) => "switchover",
             Self::Set(..) => "set",
             Self::Pause => "pause",
@@ -138,6 +147,9 @@ impl fmt::Display for Deed {
             | Self::FillDisk(who)
             | Self::FreeDisk(who)
             | Self::ForgetPromise(who)
+            | Self::Mute(who)
+            | Self::OpenSlot(who)
+            | Self::DropSlot(who)
             | Self::PauseReplay(who)
             | Self::ResumeReplay(who) => write!(f, "{kind} {who}"),
             Self::LoseAll | Self::StartAll | Self::Heal | Self::Pause | Self::Resume => {

@@ -36,6 +36,7 @@ impl World {
             Deed::Heal => {
                 self.network.cut.clear();
                 self.network.slow.clear();
+                self.network.mute.clear();
                 self.network.lossy = 0;
             }
             Deed::Switchover(target) => self.switch_over(*target),
@@ -47,6 +48,8 @@ impl World {
                 let change = Change::Pause { paused: *deed == Deed::Pause, because };
                 self.ask(|world, node| world.propose(node, "", change));
             }
+            // Simulated servers keep all their log.
+            Deed::OpenSlot(_) | Deed::DropSlot(_) => {}
             Deed::Kill(who)
             | Deed::KillPostgres(who)
             | Deed::Lose(who)
@@ -61,6 +64,7 @@ impl World {
             | Deed::FillDisk(who)
             | Deed::FreeDisk(who)
             | Deed::ForgetPromise(who)
+            | Deed::Mute(who)
             | Deed::Drift(who, _)
             | Deed::PauseReplay(who)
             | Deed::ResumeReplay(who) => {
@@ -108,6 +112,7 @@ impl World {
             Deed::FillDisk(_) => self.hosts[node].disk.full = true,
             Deed::FreeDisk(_) => self.free_disk(node),
             Deed::ForgetPromise(_) => self.hosts[node].disk.forgets = true,
+            Deed::Mute(_) => drop(self.network.mute.insert(node)),
             Deed::Drift(_, permille) => self.hosts[node].clock.change(now, *permille),
             Deed::PauseReplay(_) => {
                 if let Some(server) = &mut self.hosts[node].server {

@@ -73,6 +73,8 @@ pub(crate) struct Disk {
 pub(crate) struct Network {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     pub(crate) slow: BTreeMap<usize, Duration>,
+    /// Nothing of consensus leaves or reaches these.
+    pub(crate) mute: BTreeSet<usize>,
     pub(crate) lossy: u16,
 }
 

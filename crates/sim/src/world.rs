@@ -260,7 +260,8 @@ impl World {
             let wait = self.some_us(20, 80);
             return self.after(wait, Event::Deliver { from, to, message });
         }
-        if self.network.cut.contains(&(from, to)) {
+        let mute = |n| matches!(message, Message::Raft(_)) && self.network.mute.contains(n);
+        if self.network.cut.contains(&(from, to)) || mute(&from) || mute(&to) {
             return self.checks.lost_messages += 1;
         }
         let lossy = usize::from(self.network.lossy);

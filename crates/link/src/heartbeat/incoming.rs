@@ -8,11 +8,11 @@ use quorate_core::NodeId;
 use super::Pulse;
 use super::channel::Channel;
 use super::wake::Wake;
-use crate::{clock, limits};
+use crate::{Kind, Outage, clock, limits};
 
 pub(super) fn run(
     mut channel: Channel,
-    from: NodeId,
+    from: (NodeId, &Outage),
     pulse: &dyn Pulse,
     wake: &Wake,
     interval: Duration,
@@ -24,7 +24,7 @@ pub(super) fn run(
 
 fn converse(
     channel: &mut Channel,
-    from: NodeId,
+    (from, outage): (NodeId, &Outage),
     pulse: &dyn Pulse,
     wake: &Wake,
     interval: Duration,
@@ -38,6 +38,9 @@ fn converse(
             && let Some((sequence, beat)) = channel.take_message()?
         {
             heard = clock::now();
+            if outage.holds(Kind::Heartbeat) {
+                continue;
+            }
             let answer = pulse.heard(from, &beat);
             channel.send(sequence, &answer)?;
         }

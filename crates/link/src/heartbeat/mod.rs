@@ -118,8 +118,9 @@ impl Heartbeats {
             return Ok(());
         }
         let ear = Arc::clone(&wake);
+        let outage = self.inner.links.outage().clone();
         let thread = spawn(format!("hb<{from}"), move || {
-            incoming::run(channel, from, &*pulse, &ear, interval);
+            incoming::run(channel, (from, &outage), &*pulse, &ear, interval);
         })?;
         let running = Running { address: String::new(), wake, thread };
         let old = threads.incoming.insert(from, running);

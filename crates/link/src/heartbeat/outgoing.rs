@@ -118,7 +118,8 @@ impl Outgoing {
         while !self.wake.stopped() {
             while let Some((sequence, answer)) = channel.take_message()? {
                 heard = clock::now();
-                if let Some(sent_at) = in_flight.answered(sequence) {
+                let out = self.links.outage().holds(Kind::Heartbeat);
+                if let Some(sent_at) = in_flight.answered(sequence).filter(|_| !out) {
                     self.pulse.answered(self.peer, sent_at, &answer);
                 }
             }
@@ -132,7 +133,7 @@ impl Outgoing {
             let kicked = self.wake.take_kick();
             if kicked || now >= next_beat {
                 // A full socket gets no second beat: the first has not left.
-                if !channel.backlogged() {
+                if !channel.backlogged() && !self.links.outage().holds(Kind::Heartbeat) {
                     let beat = self.pulse.beat(self.peer);
                     channel.send(in_flight.sent(now), &beat)?;
                 }

@@ -171,6 +171,28 @@ async fn a_silent_cut_is_no_refusal_and_beats_resume_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_an_outage_nobody_hears_anybody_and_nobody_is_refused() {
+    let authority = authority();
+    let (a, b) = (Heart::start(&authority, "a").await, Heart::start(&authority, "b").await);
+    let everyone = peers([("a", a.address), ("b", b.address)]);
+    a.links.set_peers(everyone.clone());
+    b.links.set_peers(everyone);
+    a.ear.until("b", |h| h.answers >= 2 && h.beats >= 2).await;
+    a.links.outage().begin(&[Kind::Heartbeat], limits::OUTAGE_MAX);
+    // One may be under way.
+    tokio::time::sleep(INTERVAL).await;
+    let before = (a.ear.of("b"), b.ear.of("a"));
+    // Longer than the connections live without a beat, and attempts to open new ones take.
+    tokio::time::sleep(limits::BEAT_SILENCE + limits::BEAT_CONNECT_TIMEOUT * 2).await;
+    for (before, after) in [(&before.0, a.ear.of("b")), (&before.1, b.ear.of("a"))] {
+        assert_eq!((after.beats, after.answers), (before.beats, before.answers));
+        assert_eq!(after.refusals, 0);
+    }
+    a.links.outage().end();
+    a.ear.until("b", |h| h.answers > before.0.answers && h.beats > before.0.beats).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_process_is_reported_at_once_and_found_again() {
     let authority = authority();
     let (a, b) = (Heart::start(&authority, "a").await, Heart::start(&authority, "b").await);

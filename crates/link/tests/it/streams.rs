@@ -260,3 +260,32 @@ impl StrangeClient {
         String::from_utf8_lossy(&said[3..]).into_owned()
     }
 }
+
+#[tokio::test]
+async fn in_an_outage_bytes_wait_and_agents_still_talk() {
+    let authority = authority();
+    let (caller, mut host) =
+        (Host::start(&authority, "n1").await, Host::start(&authority, "n2").await);
+    caller.links.set_peers(peers([("n2", host.address)]));
+    let mut out = caller.links.dial(node("n2"), Kind::Wal).await.unwrap();
+    let mut wal = host.incoming().await.stream;
+    let links = host.links.clone();
+    links.outage().begin(&[Kind::Wal, Kind::Control], limits::OUTAGE_MAX);
+    out.write_all(b"late").await.unwrap();
+    let mut bytes = [0; 4];
+    let silence = Duration::from_millis(100);
+    let read = tokio::time::timeout(silence, wal.read_exact(&mut bytes));
+    read.await.expect_err("nothing passes, and nobody is told");
+    let written = tokio::time::timeout(silence, wal.write_all(b"late"));
+    written.await.expect_err("neither does anything leave");
+    let dialled = tokio::time::timeout(silence, caller.links.dial(node("n2"), Kind::Wal));
+    dialled.await.expect_err("a new stream is not greeted");
+    let mut control = caller.links.dial(node("n2"), Kind::Control).await.unwrap();
+    talk(&mut control, &mut host.incoming().await.stream).await;
+    links.outage().end();
+    tokio::time::timeout(SOON, wal.read_exact(&mut bytes)).await.unwrap().unwrap();
+    assert_eq!(&bytes, b"late");
+    links.outage().begin(&[Kind::Wal], silence);
+    talk(&mut out, &mut wal).await;
+    assert!(!links.outage().holds(Kind::Wal), "it has ended by itself");
+}

@@ -178,7 +178,7 @@ pub struct Measures {
     pub decision_ms: Option<u64>,
     /// Until it had promoted and opened.
     pub promotion_ms: Option<u64>,
-    /// Until a write begun after the failure was acknowledged.
+    /// Until a write was acknowledged, by the next writer if there is one.
     pub first_write_ms: Option<u64>,
     /// Longest time without an acknowledged write, all clients together.
     pub write_gap_ms: u64,
@@ -291,8 +291,8 @@ pub fn judge(drill: Drill, measures: &Measures, course: &Course, targets: &Targe
             "clients wrote before, and after",
             m.acknowledged > 0 && m.first_write_ms.is_some(),
             match m.first_write_ms {
-                Some(ms) => format!("a write begun {} later was acknowledged", Millis(ms)),
-                None => "no write begun after it was acknowledged".to_owned(),
+                Some(ms) => format!("{} after it began a write was acknowledged again", Millis(ms)),
+                None => "none was acknowledged after it".to_owned(),
             },
         ),
     ];

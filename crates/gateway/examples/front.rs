@@ -99,7 +99,14 @@ fn main() {
         ..View::default()
     };
     let senders = Arc::new(tokio::sync::Semaphore::new(1));
-    let local = Local { socket: socket.into(), gate, reads: Arc::new(Gate::new()), clock, senders };
+    let local = Local {
+        socket: socket.into(),
+        gate,
+        reads: Arc::new(Gate::new()),
+        clock,
+        alive: None,
+        senders,
+    };
     let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let _gateway =

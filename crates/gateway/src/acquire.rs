@@ -414,7 +414,11 @@ async fn opened(
         else {
             return Err(Gone::Lost(format!("{node} does not serve now")));
         };
-        let fence = Fence { gate, term, clock: local.clock };
+        // A standby has no commits of its own that wait.
+        let alive = local.alive.filter(|_| part != Part::Replica);
+        #[cfg(feature = "sabotage")]
+        let alive = alive.filter(|_| !crate::sabotage::is("lifeline"));
+        let fence = Fence { gate, term, clock: local.clock, alive };
         (Io::Unix(UnixStream::connect(&local.socket).await?), Some(fence))
     } else {
         let mut far = worker.world.dial(node).await.map_err(Gone::Lost)?;

@@ -475,6 +475,12 @@ fn reconnect(worker: &Worker, name: Option<&str>) -> Vec<Row> {
 fn kill(worker: &Worker, id: &str) -> Vec<Row> {
     let handle = id.parse().ok().and_then(|id: u32| worker.clients.borrow().get(&id).cloned());
     let Some(handle) = handle else { return Vec::new() };
+    cut(&handle);
+    vec![vec![id.to_owned()]]
+}
+
+/// Ends a client's session, whatever it is doing.
+pub(crate) fn cut(handle: &Handle) {
     handle.killed.set(true);
     if let Some(linked) = handle.linked.borrow().as_ref() {
         linked.reins.cut();
@@ -482,5 +488,4 @@ fn kill(worker: &Worker, id: &str) -> Vec<Row> {
     if let Some(waker) = handle.waker.take() {
         waker.wake();
     }
-    vec![vec![id.to_owned()]]
 }

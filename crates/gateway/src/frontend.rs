@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     orders: Mutex<Vec<mpsc::UnboundedSender<Order>>>,
     /// Clients of all threads.
     pub(crate) clients: AtomicUsize,
+    /// Nobody is let in.
+    closed: AtomicBool,
     /// Transactions and logins of all threads that wait for a writer.
     held: Arc<AtomicUsize>,
     pub(crate) replicating: replication::Places,
@@ -41,6 +43,8 @@ pub(crate) enum Order {
     Cancel(CancelKey),
     Console(console::Ask),
     Metrics(mpsc::UnboundedSender<Vec<AccountMetrics>>),
+    /// Every client is to go.
+    Clear,
 }
 
 impl Shared {
@@ -50,7 +54,8 @@ impl Shared {
         let (orders, clients) = (Mutex::default(), AtomicUsize::new(0));
         let replicating = replication::Places::default();
         let held = Arc::default();
-        Arc::new(Self { world, tls, orders, clients, held, replicating, random, decoy })
+        let closed = AtomicBool::new(false);
+        Arc::new(Self { world, tls, orders, clients, closed, held, replicating, random, decoy })
     }
 
     /// One more thread: its orders.
@@ -132,6 +137,26 @@ impl Port {
     }
 }
 
+/// Closes a gateway for a while, without a word to anybody: for drills. Clones share everything.
+#[derive(Clone)]
+pub struct Door(Arc<Shared>);
+
+impl Door {
+    /// Every client is cut off, and nobody is let in.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        let orders = self.0.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        for order in orders.iter() {
+            let _ = order.send(Order::Clear);
+        }
+    }
+
+    /// Clients are let in again.
+    pub fn open(&self) {
+        self.0.closed.store(false, Ordering::SeqCst);
+    }
+}
+
 /// A running gateway. Dropping it ends every client.
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -201,6 +226,11 @@ impl Gateway {
         })
     }
 
+    /// What closes it for a while.
+    pub fn door(&self) -> Door {
+        Door(Arc::clone(&self.shared))
+    }
+
     /// What it has counted and measured since it started. Asks every thread; costs clients nothing.
     pub async fn metrics(&self) -> Metrics {
         self.shared.metrics().await
@@ -266,6 +296,9 @@ async fn obey(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
             }
             Order::Console(ask) => ask.answer(&worker),
             Order::Metrics(answers) => drop(answers.send(metrics::of(&worker))),
+            Order::Clear => {
+                worker.clients.borrow().values().for_each(|client| console::cut(client));
+            }
         }
     }
 }
@@ -278,6 +311,8 @@ async fn accept(
 ) {
     loop {
         match listener.accept().await {
+            // What dropping it says is what a host says that has no such process.
+            Ok(_) if shared.closed.load(Ordering::SeqCst) => {}
             Ok((tcp, address)) => {
                 let from = (address, writes_at.clone());
                 let client = client(Rc::clone(&worker), Arc::clone(&shared), Io::Tcp(tcp), from);
@@ -308,6 +343,9 @@ pub(crate) async fn client(
             return;
         }
     };
+    if shared.closed.load(Ordering::SeqCst) {
+        return;
+    }
     shared.clients.fetch_add(1, Ordering::Relaxed);
     match visitor {
         Visitor::Client(mut client) => {

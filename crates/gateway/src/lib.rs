@@ -62,7 +62,7 @@ mod worker;
 pub mod world;
 
 pub use error::Error;
-pub use frontend::{Gateway, Port};
+pub use frontend::{Door, Gateway, Port};
 pub use gate::{Gate, Verdict};
 pub use latency::Latency;
 pub use metrics::{AccountMetrics, Metrics, PoolMetrics, RouteMetrics};
@@ -70,4 +70,4 @@ pub use quorate_wire::Retry;
 pub use sessions::{Ended, Sessions};
 pub use stream::{BoxFuture, BoxStream, Stream};
 pub use tls::{Tls, TlsSource};
-pub use world::{Fate, Local, Made, Replica, Role, Token, Transaction, View, World, Writer};
+pub use world::{Alive, Fate, Local, Made, Replica, Role, Token, Transaction, View, World, Writer};

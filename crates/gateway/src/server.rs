@@ -22,6 +22,7 @@ use crate::pool::Place;
 use crate::settings::Settings;
 use crate::statements::{Prepared, Statement};
 use crate::upstream::{XID_QUERY, XID_STATEMENT};
+use crate::world::Alive;
 
 /// What a server does in the cluster, as its connection was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +39,18 @@ pub(crate) struct Fence {
     pub(crate) gate: Arc<Gate>,
     pub(crate) term: Term,
     pub(crate) clock: Clock,
+    /// For a writer.
+    pub(crate) alive: Option<Alive>,
 }
 
 impl Fence {
-    /// Whether what PostgreSQL just produced may leave (R12).
+    /// Whether what PostgreSQL just produced may leave (R12). When its postmaster has died, commits
+    /// that wait for copies become visible to backends that still live: nothing of theirs may.
     pub(crate) fn check(&self) -> Verdict {
-        self.gate.check(self.term, (self.clock)())
+        match self.gate.check(self.term, (self.clock)()) {
+            Verdict::Pass if self.alive.as_ref().is_some_and(|alive| !alive()) => Verdict::Cut,
+            verdict => verdict,
+        }
     }
 }
 

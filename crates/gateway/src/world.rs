@@ -121,6 +121,9 @@ impl Token {
     }
 }
 
+/// Asks whether a server's postmaster lives.
+pub type Alive = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// The server on this host, and the fence around it.
 #[derive(Clone)]
 pub struct Local {
@@ -132,6 +135,8 @@ pub struct Local {
     pub reads: Arc<Gate>,
     /// `CLOCK_BOOTTIME`.
     pub clock: Clock,
+    /// Whether the server's postmaster lives; `None` where it need not be asked.
+    pub alive: Option<Alive>,
     /// Places for replication connections of clients, [`crate::limits::REPLICATION_MAX`] at the most.
     pub senders: Arc<Semaphore>,
 }

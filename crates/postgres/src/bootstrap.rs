@@ -132,7 +132,15 @@ async fn initdb(
 ) -> Result<(), Error> {
     let mut command = tool::command(options, "initdb");
     command.arg("-D").arg(dir).arg("--pwfile").arg(password);
-    command.args(["-U", "postgres", "-E", "UTF8", "--no-instructions", "-A", "scram-sha-256"]);
+    command.args([
+        "-U",
+        crate::SUPERUSER,
+        "-E",
+        "UTF8",
+        "--no-instructions",
+        "-A",
+        "scram-sha-256",
+    ]);
     command.arg(format!("--locale={}", chosen.locale));
     command.arg(format!("--wal-segsize={}", chosen.wal_segment_megabytes));
     if chosen.data_checksums {

@@ -12,6 +12,7 @@ pub mod limits;
 
 mod error;
 mod install;
+mod lifeline;
 mod options;
 
 mod bootstrap;
@@ -42,16 +43,21 @@ pub use deathsig::become_subreaper;
 pub use disk::{DiskHealth, DiskProbe};
 pub use error::{Error, Retry};
 pub use install::Install;
+pub use lifeline::Lifeline;
 pub use options::{ServerOptions, User};
 pub use process::{Mode, Server, Status, kill_leftovers};
 pub use release::release;
 pub use sql::{
-    Admin, Cancelled, Login, Marker, Probe, Promoted, Setting, Slot, StandbyPosition, WalReceiver,
+    Admin, Cancelled, DRILL, KeptLog, Login, Marker, Probe, Promoted, Setting, Slot,
+    StandbyPosition, WalReceiver,
 };
 pub use timelines::{Position, history, reserve as reserve_timelines};
 
 /// The role that Quorate itself logs in as.
 pub const ROLE: &str = "quorate";
+
+/// The superuser that databases are made with. Used for nothing but what a person asked for.
+pub const SUPERUSER: &str = "postgres";
 
 /// The port in the name of every unix socket; no TCP port is ever opened.
 pub const PORT: u16 = 5432;

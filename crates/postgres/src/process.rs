@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate_core::TimelineId;
@@ -27,7 +27,7 @@ use crate::limits::{
     ORPHAN_POLL_MIN, ORPHAN_WARN_EVERY,
 };
 use crate::procfs::{self, DirId};
-use crate::{Error, ServerOptions, conf, deathsig, timelines, tool};
+use crate::{Error, Lifeline, ServerOptions, conf, deathsig, timelines, tool};
 
 /// Whether the server runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,7 @@ pub struct Server {
     orders: Sender<Order>,
     wake: Arc<OwnedFd>,
     status: watch::Receiver<Status>,
+    lifeline: Mutex<Option<Arc<Lifeline>>>,
 }
 
 enum Order {
@@ -100,7 +101,7 @@ impl Server {
             .name("postmaster".to_owned())
             .spawn(move || keeper.run())
             .map_err(Error::io("start a thread for", &options.data_dir))?;
-        Ok(Self { options, orders, wake, status })
+        Ok(Self { options, orders, wake, status, lifeline: Mutex::default() })
     }
 
     /// Where and as whom it runs.
@@ -111,6 +112,24 @@ impl Server {
     /// The present status and every change of it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// A look at the present postmaster; `None` when none runs.
+    pub fn lifeline(&self) -> Option<Arc<Lifeline>> {
+        let Status::Running { pid } = *self.status.borrow() else { return None };
+        let mut kept = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = kept.as_ref().filter(|l| l.pid() == pid && l.is_exact()) {
+            return Some(Arc::clone(line));
+        }
+        let line = Arc::new(Lifeline::of(pid)?);
+        if kept.as_ref().is_none_or(|l| l.pid() != pid) && !line.is_exact() {
+            tracing::debug!(
+                "the postmaster's pipe cannot be opened: its death is seen a moment later"
+            );
+        }
+        // It is the same process as long as it was not waited for.
+        *kept = Some(Arc::clone(&line));
+        Some(line)
     }
 
     /// Starts as a standby, always: `standby.signal` is made. Returns the postmaster's pid as soon

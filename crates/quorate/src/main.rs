@@ -6,6 +6,7 @@
 mod api;
 mod cli;
 mod config;
+mod drill;
 mod http;
 mod ports;
 mod tls;
@@ -74,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Standalone { yes } => cli::operate::standalone(global, yes).await,
         Command::Recover(args) => cli::recover::recover(global, args).await,
         Command::Config { command } => cli::config::config(global, command).await,
+        Command::Drill(args) => cli::drill::drill(global, args).await,
         Command::Ca => cli::run::print_ca(global),
         Command::Token { minutes } => cli::operate::token(global, minutes).await,
     }

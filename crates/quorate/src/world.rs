@@ -298,11 +298,13 @@ impl quorate_gateway::World for Cluster {
 
     fn local(&self) -> Option<Local> {
         let database = self.node.parts.database.as_ref()?;
+        let line = database.server.lifeline();
         Some(Local {
             socket: database.options.socket(),
             gate: Arc::clone(&self.node.parts.gate),
             reads: Arc::clone(&self.node.parts.reads),
             clock: clock::now,
+            alive: Some(Arc::new(move || line.as_ref().is_some_and(|l| l.is_alive()))),
             senders: Arc::clone(&self.senders),
         })
     }

@@ -22,6 +22,10 @@ use crate::rejoin::write_tail;
 /// Times that a story with a race in it is told until the missing fence shows.
 const TRIES: usize = 5;
 
+/// Commits that wait, and clients that look whether they see them.
+const WAITING: usize = 4;
+const READERS: usize = 2;
+
 /// Tells a story with and without a fence. The story returns how many promises were broken.
 fn caught(switch: &str, nodes: &[&str], story: fn(Builder) -> Result<usize>) -> Result<()> {
     let Some(binary) = Binary::find_sabotaged()? else {
@@ -288,6 +292,64 @@ fn gate(builder: Builder) -> Result<usize> {
     let report = register::check(&history, Promise { level: Level::Strong, staleness_ms: 0 });
     scenario.step(&report);
     Ok(report.broken.get(&Anomaly::StaleRead).map_or(0, |found| found.count))
+}
+
+#[test]
+fn what_a_dead_postmasters_backends_show_is_caught() -> Result<()> {
+    caught("lifeline", &["n1"], lifeline)
+}
+
+/// Commits on n1 wait for copies when its postmaster is killed: its backends stop waiting, and for a
+/// moment the rows are visible to others that still live. No copy has them, so nobody may see them.
+fn lifeline(builder: Builder) -> Result<usize> {
+    let scenario = Scenario::new("a commit that no copy holds is shown to nobody");
+    let cluster = builder.start()?;
+    ensure!(cluster.wait_healthy()?.writer.as_deref() == Some("n1"), "n1 does not write at first");
+    let door = cluster.gateways(&["n1"]).swap_remove(0).addr;
+    sql_through(cluster.login(), door, "CREATE TABLE waiting (id int)")?;
+    // It never waits, so that its backend does not look whether the postmaster lives.
+    let look = "CREATE FUNCTION look() RETURNS bigint LANGUAGE plpgsql AS $$ DECLARE n bigint; \
+                BEGIN LOOP SELECT count(*) INTO n FROM waiting; EXIT WHEN n > 0; END LOOP; \
+                RETURN n; END $$";
+    sql_through(cluster.login(), door, look)?;
+    // n1 must not win the election with the log that only it has.
+    cluster.partition_for("n1 | n2 n3", &Affected::Only(only_wal()));
+    let mut writers = Vec::new();
+    for id in 0..WAITING {
+        let mut session = Session::open(door, cluster.login())?;
+        let insert = format!("INSERT INTO waiting VALUES ({id})");
+        session.send_bytes(&framed(b'Q', &[insert.as_bytes(), &[0]].concat()))?;
+        writers.push(session);
+    }
+    let home = cluster.node("n1")?;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    cluster.wait_until(limits::RECOVER, "the commits wait for copies", || {
+        (local::one(&home.socket_dir(), waiting).ok()? == WAITING.to_string()).then_some(())
+    })?;
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let mut session = Session::open(door, cluster.login())?;
+        session.send_bytes(&framed(b'Q', b"SELECT look()\0"))?;
+        readers.push(session);
+    }
+    let looking = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT look()' \
+                   AND state = 'active'";
+    cluster.wait_until(limits::RECOVER, "clients look", || {
+        (local::one(&home.socket_dir(), looking).ok()? == READERS.to_string()).then_some(())
+    })?;
+    cluster.kill_postmaster("n1")?;
+    let shown = readers
+        .iter_mut()
+        .filter_map(|reader| reader.answer().ok()?.value())
+        .inspect(|value| scenario.step(format!("shown: {value}")))
+        .count();
+    let new = cluster.wait_other_writer("n1")?;
+    cluster.heal();
+    let door = cluster.gateways(&[&new]).swap_remove(0).addr;
+    let left = sql_through(cluster.login(), door, "SELECT id FROM waiting")?;
+    scenario.step(format!("{shown} of {READERS} were shown rows; {} are there", left.len()));
+    ensure!(left.is_empty(), "their log left n1, which was to be cut off");
+    Ok(shown)
 }
 
 /// An operation; each is after the one before it by its number.

@@ -495,7 +495,7 @@ fn set_writer(cluster: &Cluster, mode: Mode, term: Term) {
 
 fn local(socket: PathBuf, gate: Arc<Gate>, reads: Arc<Gate>) -> Local {
     let senders = Arc::new(Semaphore::new(quorate_gateway::limits::REPLICATION_MAX));
-    Local { socket, gate, reads, clock: || NOW, senders }
+    Local { socket, gate, reads, clock: || NOW, alive: None, senders }
 }
 
 async fn connect(server: &Server, database: &str) -> Result<Client> {

@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::limits::{CONNECT_TIMEOUT, PROBE_TIMEOUT};
-use crate::{Error, PORT, ROLE, ServerOptions};
+use crate::{Error, PORT, ROLE, SUPERUSER, ServerOptions};
 
 /// A place for one idle connection. Callers at the same time get connections of their own; one is
 /// kept afterwards.
@@ -20,7 +20,7 @@ pub(super) struct Lane {
 }
 
 #[derive(Debug)]
-struct Connection {
+pub(super) struct Connection {
     client: Client,
     /// A commit's wait for a standby was cut short.
     local_only: Arc<AtomicBool>,
@@ -54,6 +54,13 @@ impl Lane {
         Self { config, idle: Mutex::new(None) }
     }
 
+    /// As the superuser that the database was made with, for what role `quorate` may not do.
+    pub(super) fn superuser(options: &ServerOptions) -> Self {
+        let mut lane = Self::new(options, false);
+        lane.config.user(SUPERUSER);
+        lane
+    }
+
     /// Runs the statements of `sql` as one transaction (unless they say otherwise).
     pub(super) async fn ask(&self, action: &'static str, sql: &str) -> Result<Answer, Error> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -77,6 +84,14 @@ impl Lane {
             _ => None,
         });
         Ok(Answer { rows: rows.collect(), local_only })
+    }
+
+    /// A connection that is not shared with anybody, for what ends with its session.
+    pub(super) async fn alone(&self, action: &'static str, sql: &str) -> Result<Connection, Error> {
+        let connection = Connection::open(&self.config).await?;
+        let asked = connection.client.simple_query(sql).await;
+        asked.map_err(|source| Error::Sql { action, source })?;
+        Ok(connection)
     }
 
     /// The first row of the answer.

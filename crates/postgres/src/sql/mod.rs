@@ -6,6 +6,7 @@
 //! connection of its own and never delays a question.
 
 mod connection;
+mod drill;
 mod freeze;
 mod probe;
 mod promote;
@@ -18,6 +19,7 @@ use quorate_core::{Lsn, NodeId, Term, TimelineId};
 use tokio::sync::watch;
 use tokio_postgres::SimpleQueryRow;
 
+pub use drill::{DRILL, KeptLog};
 pub use freeze::StandbyPosition;
 pub use probe::{Probe, WalReceiver};
 pub use promote::Promoted;

@@ -53,6 +53,25 @@ async fn a_killed_postmaster_is_announced_when_its_orphans_are_gone() {
     node.stop().await;
 }
 
+/// The pipe by which backends learn of the postmaster's death is found, and ends with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postmasters_death_is_seen_as_early_as_by_its_backends() {
+    let root = directory();
+    let node = node(root.path(), "a").await;
+    let pid = node.start().await;
+    let line = node.server.lifeline().unwrap();
+    assert!(line.is_exact() && line.is_alive(), "{line:?}");
+    signal(pid, Signal::KILL);
+    while line.is_alive() {
+        std::thread::yield_now();
+    }
+    node.server.wait_exit().await.unwrap();
+    assert!(node.server.lifeline().is_none());
+    node.start().await;
+    assert!(!line.is_alive() && node.server.lifeline().unwrap().is_alive());
+    node.stop().await;
+}
+
 /// Signals do not reach a stopped postmaster; death does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_postmaster_can_be_ended() {

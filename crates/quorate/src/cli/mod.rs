@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod config;
 pub mod demo;
+pub mod drill;
 pub mod operate;
 pub mod reach;
 pub mod recover;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use quorate_core::NodeId;
 use quorate_core::document::Timing;
+use quorate_core::drill::Drill;
 
 /// Replication, failover and one address for ordinary PostgreSQL servers.
 ///
@@ -151,6 +153,9 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Rehearse a failure on the running cluster: with clients of its own it measures what a real one
+    /// would cost, verifies that nothing is lost, puts everything back and writes a report.
+    Drill(DrillArgs),
     /// Print the cluster's authority, with which applications verify the gateways' certificates
     /// (`sslrootcert`).
     Ca,
@@ -231,6 +236,55 @@ pub struct DemoArgs {
     /// Directory of PostgreSQL's programs.
     #[arg(long)]
     pub postgres_bin: Option<PathBuf>,
+}
+
+/// `quorate drill`.
+#[derive(Debug, Clone, Args)]
+pub struct DrillArgs {
+    /// switchover, replica-lag, slot-pile-up, consensus-leader-loss, writer-crash, host-loss,
+    /// partition, restore; `all` of these one after the other; `list` of past ones; `abort`.
+    pub what: DrillWord,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// Only say what would be done, and whether it may be done now.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// File for the report as a page. Default: drill-NUMBER-NAME.html in the current directory.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_html")]
+    pub html: Option<PathBuf>,
+    /// Write no page.
+    #[arg(long)]
+    pub no_html: bool,
+    /// Seconds that putting everything back may take: a former writer may have to be copied anew.
+    #[arg(long, default_value_t = crate::drill::WAIT.as_secs())]
+    pub wait: u64,
+}
+
+/// What `quorate drill` is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrillWord {
+    /// One drill.
+    One(Drill),
+    /// All of them.
+    All,
+    /// Past ones.
+    List,
+    /// An end of the one under way.
+    Abort,
+}
+
+impl std::str::FromStr for DrillWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "list" => Ok(Self::List),
+            "abort" => Ok(Self::Abort),
+            name => name.parse().map(Self::One),
+        }
+    }
 }
 
 /// `quorate recover`.

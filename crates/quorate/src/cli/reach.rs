@@ -22,6 +22,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether the cluster said no, which asking again does not change.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

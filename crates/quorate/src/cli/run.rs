@@ -25,6 +25,8 @@ use tokio::sync::mpsc;
 
 use super::Global;
 use crate::config::{Config, passable_dir, told};
+use crate::drill::conduct::Conductor;
+use crate::drill::faults::Faults;
 use crate::ports::{CERTIFICATE_VALIDITY, LinkDial};
 use crate::world::Cluster;
 use crate::{api, ports};
@@ -42,11 +44,12 @@ pub async fn run(global: &Global) -> Result<()> {
     quorate_postgres::become_subreaper()?;
     let config = Config::load(global.dir())?;
     let (node, orders) = assemble(&config).await?;
-    let api = api::router(Arc::clone(&node));
     let world = Cluster::follow(&node);
     let tls = Arc::new(TlsSource::new(None));
     crate::tls::keep(&config, &node, &tls)?;
     let gateway = gateway(&config, &world, tls)?;
+    let faults = Faults::new(Arc::clone(&node), gateway.door());
+    let api = api::router(Arc::clone(&node), Conductor::new(Arc::clone(&node), faults));
     let cancel = gateway.cancel_client();
     let sessions = Arc::new(Sessions::new(world, SESSIONS_MAX, cancel));
     let listening = listen(&config, &node, &sessions, &api).await?;

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod lease;
 pub mod limits;
 pub mod node;
+pub mod plan;
 pub mod report;
 pub mod rule;
 pub mod state;

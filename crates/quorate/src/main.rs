@@ -76,6 +76,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Recover(args) => cli::recover::recover(global, args).await,
         Command::Config { command } => cli::config::config(global, command).await,
         Command::Drill(args) => cli::drill::drill(global, args).await,
+        Command::Plan(args) => cli::plan::plan(global, &args),
         Command::Ca => cli::run::print_ca(global),
         Command::Token { minutes } => cli::operate::token(global, minutes).await,
     }

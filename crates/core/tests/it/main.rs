@@ -7,4 +7,5 @@ mod coordinator;
 mod fixture;
 mod model;
 mod node;
+mod plan;
 mod state;

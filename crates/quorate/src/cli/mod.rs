@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod drill;
 pub mod operate;
+pub mod plan;
 pub mod reach;
 pub mod recover;
 pub mod run;
@@ -12,11 +13,13 @@ pub mod show;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use quorate_core::NodeId;
 use quorate_core::document::Timing;
 use quorate_core::drill::Drill;
+use quorate_core::plan::{Domain, Loss, Reads};
 
 /// Replication, failover and one address for ordinary PostgreSQL servers.
 ///
@@ -156,6 +159,10 @@ pub enum Command {
     /// Rehearse a failure on the running cluster: with clients of its own it measures what a real one
     /// would cost, verifies that nothing is lost, puts everything back and writes a report.
     Drill(DrillArgs),
+    /// Plan a cluster: how many nodes, where, which timing, and what that cannot promise. Needs no
+    /// cluster.
+    #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+    Plan(Box<PlanArgs>),
     /// Print the cluster's authority, with which applications verify the gateways' certificates
     /// (`sslrootcert`).
     Ca,
@@ -323,6 +330,97 @@ pub enum ConfigCommand {
     Rollback {
         /// The version.
         version: u64,
+    },
+}
+
+/// `quorate plan`. What is left out is assumed, and the plan says so.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = PLAN_EXAMPLES)]
+pub struct PlanArgs {
+    #[command(subcommand)]
+    pub command: Option<PlanCommand>,
+    /// Reads a second of all applications together: 12000 or 12k.
+    #[arg(long, value_name = "RATE", value_parser = plan::words::rate)]
+    pub reads: Option<u64>,
+    /// Writing transactions a second.
+    #[arg(long, value_name = "RATE", value_parser = plan::words::rate)]
+    pub writes: Option<u64>,
+    /// The most reads a second that one replica was seen to serve, while it replays the writes.
+    #[arg(long, value_name = "RATE", value_parser = plan::words::rate)]
+    pub capacity: Option<u64>,
+    /// How much of it, and of --write-capacity, is to be used, in per cent.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub share: Option<u8>,
+    /// The most writing transactions a second that one machine was seen to do.
+    #[arg(long, value_name = "RATE", value_parser = plan::words::rate)]
+    pub write_capacity: Option<u64>,
+    /// Log that a writing transaction makes: 2kB.
+    #[arg(long, value_name = "SIZE", value_parser = plan::words::size)]
+    pub write_bytes: Option<u64>,
+    /// What reads must see: strong (everything), fresh (their own session's writes), stale:5s
+    /// (nothing older), reporting (reports, on nodes of their own).
+    #[arg(long, value_parser = plan::words::kind)]
+    pub kind: Option<Reads>,
+    /// Regions, the writer's first: eu,us,ap. Or how many: 3.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = plan::words::region)]
+    pub regions: Vec<String>,
+    /// Zones of the writer's region, such as data centres.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub zones: Option<u8>,
+    /// A place that can hold a small host that votes and holds no data.
+    #[arg(long, value_name = "PLACE", value_parser = plan::words::place)]
+    pub witness_in: Option<String>,
+    /// A measured round-trip between two regions, or within one: eu:us=85ms, eu:eu=0.4ms. May be
+    /// repeated.
+    #[arg(long, value_name = "A:B=TIME", value_parser = plan::words::round_trip)]
+    pub rtt: Vec<(String, String, Duration)>,
+    /// How long a flush to disk takes: 0.5ms.
+    #[arg(long, value_name = "TIME", value_parser = plan::words::time)]
+    pub flush: Option<Duration>,
+    /// What a failover may lose: none, 5s (of writes) or 1MB (of log).
+    #[arg(long, value_name = "LOSS", value_parser = plan::words::loss)]
+    pub rpo: Option<Loss>,
+    /// How long writes may be away when a process or what --survive names is lost: 5s.
+    #[arg(long, value_name = "TIME", value_parser = plan::words::time)]
+    pub rto: Option<Duration>,
+    /// What is lost at once without harm: host, zone or region.
+    #[arg(long, value_parser = plan::words::domain)]
+    pub survive: Option<Domain>,
+    /// How many of them at once.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub losses: Option<u8>,
+    /// A region that must hold every commit before it is acknowledged.
+    #[arg(long, value_name = "REGION", value_parser = plan::words::place)]
+    pub must_hold: Option<String>,
+    /// The most that replication may add to a commit: 10ms.
+    #[arg(long, value_name = "TIME", value_parser = plan::words::time)]
+    pub commit_max: Option<Duration>,
+}
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  quorate plan --reads 20k --writes 800 --capacity 9000 --rto 5s
+  quorate plan --regions eu,us,ap --survive region --rtt eu:us=85ms --rtt eu:ap=160ms
+  quorate plan --rpo 5s --kind stale:10s --regions eu,us
+  quorate plan quorum --nodes 5 --read 2 --write 4 --down 1";
+
+/// `quorate plan …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PlanCommand {
+    /// What N copies with R nodes for a read and W for a write promise, in a store without a leader.
+    Quorum {
+        /// N: copies of each value.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        nodes: u8,
+        /// R: nodes that a read must hear.
+        #[arg(long, value_name = "R")]
+        read: u8,
+        /// W: nodes that must have a write before it is acknowledged.
+        #[arg(long, value_name = "W")]
+        write: u8,
+        /// Nodes that are gone for good and not replaced.
+        #[arg(long, value_name = "D", default_value_t = 0)]
+        down: u8,
     },
 }
 

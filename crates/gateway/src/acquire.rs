@@ -383,9 +383,24 @@ async fn open(
         }
         Ok(server)
     };
-    match tokio::time::timeout(limits::OPEN_WAIT, opening).await {
-        Ok(opened) => opened,
-        Err(_) => Err(Gone::Lost(format!("{node} did not answer in time"))),
+    tokio::select! {
+        biased;
+        opened = tokio::time::timeout(limits::OPEN_WAIT, opening) => {
+            opened.unwrap_or_else(|_| Err(Gone::Lost(format!("{node} did not answer in time"))))
+        }
+        () = moved(worker, part) => Err(Gone::Lost(format!("{node} does not write any more"))),
+    }
+}
+
+/// Until the writer of this term is known to write no more. A host that is lost says nothing, and
+/// whoever waits for it would go on waiting while another one serves.
+async fn moved(worker: &Worker, part: Part) {
+    let Part::Writer(term) = part else { return std::future::pending().await };
+    let mut changes = worker.world.changes();
+    while worker.world.view().writer.is_some_and(|w| w.term == term) {
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -81,6 +81,17 @@ pub(crate) struct Relay<'a> {
     followed: bool,
 }
 
+/// How a connection to a server ended, for its client.
+fn ended(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => "it closed the connection".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 impl<'a> Relay<'a> {
     pub(crate) fn new(
         client: &'a mut Client,
@@ -170,7 +181,7 @@ impl<'a> Relay<'a> {
         let n = match self.server.end.io.poll_read(cx, scratch) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(0)) => return Err(Event::ServerLost("it closed the connection".into())),
-            Poll::Ready(Err(error)) => return Err(Event::ServerLost(error.to_string())),
+            Poll::Ready(Err(error)) => return Err(Event::ServerLost(ended(&error))),
             Poll::Ready(Ok(n)) => n,
         };
         if self.server.end.stash.is_empty() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use quorate_core::Term;
-use quorate_gateway::Fate;
+use quorate_gateway::{Fate, limits};
 use quorate_wire::Startup;
 
 use crate::door::{Door, FOREVER, Mode, NOW, TERM, in_both_modes, wanted};
@@ -15,6 +15,7 @@ use crate::server::{Server, eventually};
 in_both_modes! {
     an_idle_client_notices_nothing
     transactions_and_logins_wait_for_a_writer
+    a_silent_writer_keeps_nobody_once_another_serves
     waiting_has_limits
     a_block_without_a_statement_under_way_hears_of_it_at_its_next
     a_lost_block_is_ended_by_commit_with_the_error
@@ -52,6 +53,19 @@ async fn an_idle_client_notices_nothing(mode: Mode) -> Result<()> {
     door.writer(NEXT);
     assert!(raw.is_silent().await);
     assert_ne!(raw.value("SELECT pg_backend_pid()").await?, before);
+    Ok(())
+}
+
+async fn a_silent_writer_keeps_nobody_once_another_serves(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    let mut raw = door.raw().await?;
+    raw.value("SELECT 1").await?;
+    door.silent_writer(NEXT);
+    raw.say(Say::new().query("CREATE TEMP TABLE t ()")).await?;
+    assert!(raw.is_silent().await, "it waits for an answer of the silent one");
+    door.writer(Term(NEXT.0 + 1));
+    let answered = tokio::time::timeout(limits::OPEN_WAIT / 2, raw.answer()).await;
+    answered.expect("it still waits for the silent one")?.ok();
     Ok(())
 }
 

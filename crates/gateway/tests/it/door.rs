@@ -97,6 +97,9 @@ impl World for Town {
     fn dial(&self, node: NodeId) -> BoxFuture<'_, Result<BoxStream, String>> {
         let found = self.others.iter().find(|(n, _)| *n == node).map(|(_, s)| Arc::clone(s));
         Box::pin(async move {
+            if node == self::node(SILENT) {
+                return std::future::pending().await;
+            }
             let sessions = found.ok_or_else(|| format!("no way to {node}"))?;
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
             self.runtime.spawn(async move { sessions.serve(theirs).await });
@@ -166,6 +169,9 @@ impl World for Town {
         self.others.iter().map(|(node, _)| *node).collect()
     }
 }
+
+/// A node that takes connections and says nothing.
+pub(crate) const SILENT: &str = "n9";
 
 pub(crate) fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -344,6 +350,15 @@ impl Door {
         self.gate.open(term);
         self.gate.renew(term, FOREVER);
         set_writer(&self.cluster, self.mode, term);
+    }
+
+    /// A node writes that says nothing any more.
+    pub(crate) fn silent_writer(&self, term: Term) {
+        self.gate.close();
+        self.change(|view| {
+            view.term = term;
+            view.writer = Some(Writer { node: node(SILENT), term, here: false });
+        });
     }
 
     /// The newest term that the gateway knows.

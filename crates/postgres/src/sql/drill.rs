@@ -9,7 +9,7 @@ use super::connection::{Connection, Lane};
 use super::{Admin, field, literal};
 use crate::{Error, Server, Status, procfs};
 
-/// Role, schema and slot of a drill.
+/// Schema and slot of a drill, and what the names of its roles begin with.
 pub const DRILL: &str = "drill_canary";
 
 /// Connections that a drill's clients may have at the most.
@@ -25,27 +25,35 @@ pub struct KeptLog {
 impl Admin {
     /// Makes the role of a drill's clients and their table, which is all that the role may touch. What
     /// an interrupted drill left is removed first. The verifier is `rolpassword`'s form of a password;
-    /// the role cannot log in any more after so many seconds.
+    /// the role cannot log in any more after so many seconds. Returns its name, which no earlier drill's
+    /// had: connections and passwords of an earlier one may still be kept somewhere.
     ///
     /// # Errors
     /// [`Error::Connect`], [`Error::Sql`] (when something of that name is not a drill's).
-    pub async fn stage_drill(&self, verifier: &str, seconds: u64) -> Result<(), Error> {
+    pub async fn stage_drill(
+        &self,
+        number: u64,
+        verifier: &str,
+        seconds: u64,
+    ) -> Result<String, Error> {
         let superuser = Lane::superuser(&self.options);
         self.clear(&superuser).await?;
+        let role = format!("{DRILL}_{number}");
         let sql = format!(
             "BEGIN; SET LOCAL synchronous_commit = on; \
-             CREATE ROLE {DRILL} LOGIN PASSWORD {} CONNECTION LIMIT {CONNECTIONS_MAX}; \
-             DO $$ BEGIN EXECUTE format('ALTER ROLE {DRILL} VALID UNTIL %L', \
+             CREATE ROLE {role} LOGIN PASSWORD {} CONNECTION LIMIT {CONNECTIONS_MAX}; \
+             DO $$ BEGIN EXECUTE format('ALTER ROLE {role} VALID UNTIL %L', \
              clock_timestamp() + make_interval(secs => {seconds})); END $$; \
-             CREATE SCHEMA {DRILL} AUTHORIZATION {DRILL}; \
-             SET LOCAL ROLE {DRILL}; \
+             CREATE SCHEMA {DRILL} AUTHORIZATION {role}; \
+             SET LOCAL ROLE {role}; \
              CREATE TABLE {DRILL}.canary (client int, n bigint, padding text, \
              PRIMARY KEY (client, n)); \
              CREATE VIEW {DRILL}.place AS SELECT pg_is_in_recovery() AS standby; \
              COMMIT",
             literal(verifier)
         );
-        superuser.ask("make room for a drill", &sql).await.map(drop)
+        superuser.ask("make room for a drill", &sql).await?;
+        Ok(role)
     }
 
     /// Removes what [`Admin::stage_drill`] made, and nothing that anybody else owns.
@@ -57,14 +65,14 @@ impl Admin {
     }
 
     async fn clear(&self, superuser: &Lane) -> Result<(), Error> {
-        let there = format!("SELECT FROM pg_roles WHERE rolname = '{DRILL}'");
-        if superuser.ask("look for a drill's role", &there).await?.rows.is_empty() {
-            return Ok(());
-        }
         let sql = format!(
             "BEGIN; SET LOCAL synchronous_commit = on; \
-             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{DRILL}'; \
-             DROP OWNED BY {DRILL}; DROP ROLE {DRILL}; COMMIT"
+             DO $$ DECLARE role name; BEGIN \
+             FOR role IN SELECT rolname FROM pg_roles WHERE rolname ~ '^{DRILL}_[0-9]+$' LOOP \
+             PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = role; \
+             EXECUTE format('DROP OWNED BY %I', role); \
+             EXECUTE format('DROP ROLE %I', role); \
+             END LOOP; END $$; COMMIT"
         );
         superuser.ask("remove what a drill made", &sql).await.map(drop)
     }

@@ -52,6 +52,8 @@ const RECENT: usize = 1000;
 /// Who the clients are.
 #[derive(Clone)]
 pub struct Credentials {
+    /// Their role.
+    pub role: String,
     /// Their password.
     pub password: String,
     /// Addresses of gateways, `host:port`.
@@ -153,6 +155,27 @@ impl Canary {
         let since = Duration::from_millis(ms);
         let entries = self.log.entries();
         entries.iter().rev().take(RECENT).any(|e| e.began >= since && e.is_acknowledged())
+    }
+
+    /// Clients that were acknowledged something so far.
+    pub fn writing(&self) -> usize {
+        let entries = self.log.entries();
+        let written = entries.iter().filter_map(|e| match e.deed {
+            Deed::Write { client, told: Told::Done, .. } => Some(client),
+            _ => None,
+        });
+        written.collect::<BTreeSet<usize>>().len()
+    }
+
+    /// How many clients there are.
+    pub fn clients(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Forgets what went before: what is not acknowledged is not asked for.
+    pub fn forget_trouble(&self) {
+        self.log.entries().retain(|e| !e.is_error());
+        self.log.reasons.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Why something was refused so far.
@@ -293,7 +316,8 @@ async fn connect(credentials: &Credentials, gateway: &str) -> Result<Client> {
         .with_context(|| format!("{gateway} cannot be reached"))?;
     stream.set_nodelay(true)?;
     let mut config = Config::new();
-    config.user(DRILL).password(&credentials.password).dbname("postgres").application_name(DRILL);
+    config.user(&credentials.role).password(&credentials.password).dbname("postgres");
+    config.application_name(DRILL);
     let login = async {
         let (client, connection) = config.connect_raw(stream, Encryption).await?;
         // It ends with its client, or says through it that the server is gone.
@@ -355,7 +379,8 @@ impl Visitor {
         self.log.note(Entry { began, ended: self.begun.elapsed(), deed });
     }
 
-    /// A write, and a read that must show it. False when the session is of no more use.
+    /// A write, and a read: every other one must show it, the rest may be answered by any replica that
+    /// is near enough. False when the session is of no more use.
     async fn turn(&mut self, client: &Client) -> bool {
         let block = self.next % BLOCK_EVERY == 0;
         let (first, last) = (self.next, self.next + i64::from(block));
@@ -367,13 +392,14 @@ impl Visitor {
         if told != Told::Done || !usable {
             return usable;
         }
+        let own = self.next % 2 == 0;
+        let level = if own { "" } else { "/* quorate: eventual */ " };
         let began = self.begun.elapsed();
         let sql = format!(
-            "SELECT max(n), (SELECT standby FROM {DRILL}.place) FROM {DRILL}.canary \
+            "{level}SELECT max(n), (SELECT standby FROM {DRILL}.place) FROM {DRILL}.canary \
              WHERE client = {number}"
         );
-        let answer = self.ask(client, &sql).await;
-        match answer {
+        match self.ask(client, &sql).await {
             Ok(rows) => {
                 let row = rows.iter().find_map(|m| match m {
                     SimpleQueryMessage::Row(row) => Some(row),
@@ -381,7 +407,7 @@ impl Visitor {
                 });
                 let seen: Option<i64> = row.and_then(|r| r.get(0)?.parse().ok());
                 let replica = row.is_some_and(|r| r.get(1) == Some("t"));
-                self.note(began, Deed::Read { stale: seen < Some(last), replica });
+                self.note(began, Deed::Read { stale: own && seen < Some(last), replica });
                 true
             }
             Err(_) => {

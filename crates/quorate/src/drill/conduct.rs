@@ -247,11 +247,12 @@ impl Run {
         let password = password()?;
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         let seconds = (self.wait + FAULT_MAX).as_secs();
-        let body = json!({ "verifier": verifier, "seconds": seconds });
-        self.tell(self.plan.writer, "/api/drill/stage", body).await?;
+        let body = json!({ "number": self.id, "verifier": verifier, "seconds": seconds });
+        let staged = self.tell(self.plan.writer, "/api/drill/stage", body).await?;
+        let role = staged["role"].as_str().context("the answer names no role")?.to_owned();
         let state = self.node.parts.consensus.state();
         let gateways = state.nodes.values().map(|n| n.gateway.clone()).collect();
-        Ok(Credentials { password, gateways })
+        Ok(Credentials { role, password, gateways })
     }
 
     async fn clear(&self) -> Result<()> {
@@ -261,17 +262,23 @@ impl Run {
 
     async fn play(&mut self, canary: &Canary, eyes: &Watch) -> Result<(), Stop> {
         let deadline = Instant::now() + WARM_UP;
-        while !canary.wrote_since(0) {
+        while canary.writing() < canary.clients() {
             if Instant::now() > deadline {
                 let reasons = canary.reasons().join("; ");
                 let words = format!(
-                    "the drill's clients cannot write through the gateways as role {}: {reasons}",
-                    quorate_postgres::DRILL
+                    "{} of the drill's {} clients could not write through the gateways as role \
+                     {}_{}: {reasons}",
+                    canary.clients() - canary.writing(),
+                    canary.clients(),
+                    quorate_postgres::DRILL,
+                    self.id
                 );
                 return Err(Stop::Trouble(words));
             }
             self.rest(LOOK).await?;
         }
+        // A role that was made just now is known everywhere a little later.
+        canary.forget_trouble();
         self.say("clients write and read through every gateway", false);
         self.rest(CALM).await?;
         let steps: Vec<Step> = self
@@ -611,12 +618,13 @@ impl Conductor {
     pub async fn stage(&self, body: &Value) -> Result<Value, String> {
         let verifier = body["verifier"].as_str().unwrap_or_default();
         let seconds = body["seconds"].as_u64().unwrap_or_default();
+        let number = body["number"].as_u64().unwrap_or_default();
         if !verifier.starts_with("SCRAM-SHA-256$") {
             return Err("a verifier of a password is needed, not a password".to_owned());
         }
         let database = self.database()?;
-        database.admin.stage_drill(verifier, seconds).await.map_err(|e| words(&e))?;
-        Ok(json!({}))
+        let staged = database.admin.stage_drill(number, verifier, seconds).await;
+        Ok(json!({ "role": staged.map_err(|e| words(&e))? }))
     }
 
     /// Removes it.

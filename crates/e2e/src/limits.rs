@@ -13,7 +13,7 @@ pub const RECOVER: Duration = Duration::from_secs(30);
 /// How long a node may take to be a full member again, a clone included.
 pub const REJOIN: Duration = Duration::from_secs(90);
 /// How long a command of the command line may take.
-pub const COMMAND: Duration = Duration::from_secs(60);
+pub const COMMAND: Duration = Duration::from_secs(180);
 /// How long the status page may take to answer.
 pub const STATUS: Duration = Duration::from_secs(1);
 /// How long a query through a private socket may take.

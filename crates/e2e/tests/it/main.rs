@@ -4,6 +4,7 @@
 mod attack;
 mod common;
 mod crashes;
+mod drills;
 mod gateway;
 mod hangs;
 mod joining;

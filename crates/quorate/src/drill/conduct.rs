@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use quorate_agent::Node;
 use quorate_agent::node::wall_millis;
+use quorate_core::document::Document;
 use quorate_core::drill::{self, Course, Measures, Millis, Outcome, Record};
 use quorate_core::state::{Change, State};
 use quorate_core::{Answer, NodeId, Term};
@@ -371,7 +372,7 @@ impl Run {
                 }
             }
             Condition::Whole => {
-                whole(&status)?;
+                whole(&status, &self.document())?;
                 let cohort = status.authority.cohort();
                 match self.plan.cohort.iter().find(|n| !cohort.contains(n)) {
                     None => Ok(()),
@@ -403,6 +404,10 @@ impl Run {
         let Who::Node(node) = who else { bail!("drills name their nodes: {deed}") };
         self.hurt_nodes.insert(node);
         self.tell(node, "/api/drill/fault", json!({ "fault": fault })).await.map(drop)
+    }
+
+    fn document(&self) -> Document {
+        self.node.parts.consensus.state().document()
     }
 
     async fn switch_over(&self, to: Option<NodeId>) -> Result<()> {
@@ -475,7 +480,7 @@ impl Run {
         loop {
             let status = self.node.status();
             let missing = self.plan.cohort.iter().find(|n| !status.authority.cohort().contains(n));
-            let why = match (whole(&status), missing) {
+            let why = match (whole(&status, &self.document()), missing) {
                 (Ok(_), None) => return Ok(()),
                 (Ok(_), Some(node)) => format!("{node} is not in the commit rule yet"),
                 (Err(why), _) => why,
@@ -670,13 +675,13 @@ fn sentence(outcome: Outcome, measures: &Measures, checks: &[drill::Check]) -> S
             measures.acknowledged,
             Millis(measures.write_gap_ms)
         ),
-        Outcome::Failed | Outcome::Aborted => {
-            let bad = checks.iter().find(|c| !c.held);
-            let word = if outcome == Outcome::Failed { "failed" } else { "aborted" };
-            match bad {
-                Some(check) => format!("{word}: not so: {} ({})", check.claim, check.seen),
-                None => word.to_owned(),
-            }
-        }
+        Outcome::Aborted => format!(
+            "aborted: {} of {} acknowledged writes are missing",
+            measures.lost, measures.acknowledged
+        ),
+        Outcome::Failed => match checks.iter().find(|c| !c.held) {
+            Some(check) => format!("failed: not so: {} ({})", check.claim, check.seen),
+            None => "failed".to_owned(),
+        },
     }
 }

@@ -184,13 +184,11 @@ fn picture(report: &Report) -> Markup {
                 text x=(px(x(mark.ms) + if end { -4.0 } else { 4.0 })) y=(px(row))
                     text-anchor=(if end { "end" } else { "start" }) { (mark.text) }
             }
-            text x=(px(WIDTH)) y=(px(floor + 16.0)) text-anchor="end" {
-                "highest bar: " (format!("{:.0}", f64::from(top) * per_second)) " per second"
-            }
         }
         p.soft {
-            "Blue: writes acknowledged by all clients together. Red: statements and logins that \
-            were told an error."
+            "Blue: writes acknowledged by all clients together; the highest bar is "
+            (format!("{:.0}", f64::from(top) * per_second)) " per second. Red: statements and logins \
+            that were told an error."
         }
     }
 }

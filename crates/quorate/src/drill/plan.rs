@@ -6,8 +6,8 @@ use std::time::Duration;
 use quorate_agent::view::ClusterStatus;
 use quorate_core::authority::Phase;
 use quorate_core::because::list;
-use quorate_core::document::{Document, Level, Role};
-use quorate_core::drill::{Drill, Millis};
+use quorate_core::document::{Document, Level, Role, Timing};
+use quorate_core::drill::{Drill, Effect, Millis};
 use quorate_core::state::NodeKind;
 use quorate_core::status::Doing;
 use quorate_core::{NodeId, Policy};
@@ -59,7 +59,7 @@ pub fn plan(drill: Drill, status: &ClusterStatus, document: &Document) -> Result
     if drill == Drill::Restore {
         return Err("there are no backups to restore: this Quorate takes none yet".to_owned());
     }
-    let writer = whole(status)?;
+    let writer = whole(status, document)?;
     let eligible = status.candidates.iter().filter(|c| c.eligible).map(|c| c.node);
     let stage = Stage { status, document, writer, standbys: eligible.collect() };
     let victim = stage.victim(drill)?;
@@ -69,7 +69,7 @@ pub fn plan(drill: Drill, status: &ClusterStatus, document: &Document) -> Result
     Ok(Plan {
         drill,
         intent: intent(drill).to_owned(),
-        cost: stage.cost(drill, victim),
+        cost: stage.cost(drill, victim) + &stage.doubt(drill),
         conductor: stage.conductor(victim)?,
         writer,
         victim,
@@ -82,7 +82,7 @@ pub fn plan(drill: Drill, status: &ClusterStatus, document: &Document) -> Result
 ///
 /// # Errors
 /// What is not as it should be, in a sentence.
-pub fn whole(status: &ClusterStatus) -> Result<NodeId, String> {
+pub fn whole(status: &ClusterStatus, document: &Document) -> Result<NodeId, String> {
     let writer = crate::cli::operate::serving(status)
         .ok_or_else(|| format!("no writer serves: {}", status.because))?;
     if status.paused {
@@ -96,6 +96,7 @@ pub fn whole(status: &ClusterStatus) -> Result<NodeId, String> {
     }
     if matches!(status.authority.rules[0].policy, Policy::WriterOnly)
         && status.authority.cohort().len() > 1
+        && document.timing != Timing::Async
     {
         return Err("commits wait for no copy now: the commit rule is degraded".to_owned());
     }
@@ -250,6 +251,13 @@ impl Stage<'_> {
             }
             Drill::Restore => Vec::new(),
         }
+    }
+
+    /// Why it may well fail.
+    fn doubt(&self, drill: Drill) -> String {
+        let loses = matches!(drill.effect(), Effect::Fails | Effect::IsReplaced);
+        let why = self.document.targets.contradiction(self.document).filter(|_| loses);
+        why.map_or_else(String::new, |why| format!(" It may well fail: {why}."))
     }
 
     fn cost(&self, drill: Drill, victim: NodeId) -> String {

@@ -345,6 +345,25 @@ pub fn outcome(course: &Course, checks: &[Check]) -> Outcome {
     }
 }
 
+/// That in a sentence.
+pub fn sentence(outcome: Outcome, measures: &Measures, checks: &[Check]) -> String {
+    match outcome {
+        Outcome::Passed => format!(
+            "passed: nothing lost of {} writes, longest pause {}",
+            measures.acknowledged,
+            Millis(measures.write_gap_ms)
+        ),
+        Outcome::Aborted => format!(
+            "aborted: {} of {} acknowledged writes are missing",
+            measures.lost, measures.acknowledged
+        ),
+        Outcome::Failed => match checks.iter().find(|c| !c.held) {
+            Some(check) => format!("failed: not so: {} ({})", check.claim, check.seen),
+            None => "failed".to_owned(),
+        },
+    }
+}
+
 /// A time as people read it.
 #[derive(Debug, Clone, Copy)]
 pub struct Millis(pub u64);
@@ -396,7 +415,8 @@ mod tests {
     fn each_fault_is_told() {
         let (measures, course) = good();
         assert_eq!(judged(Drill::Switchover, &measures, &course), Vec::<String>::new());
-        let faults: [(fn(&mut Measures, &mut Course), &str); 8] = [
+        type Fault = fn(&mut Measures, &mut Course);
+        let faults: [(Fault, &str); 8] = [
             (|m, _| m.lost = 1, "no acknowledged write is lost"),
             (|m, _| m.denied = 1, "what was said to have no effect has none"),
             (|m, _| m.stale = 1, "sessions see what they wrote"),

@@ -3,6 +3,8 @@
 //! Reading needs nothing; actions through the web port need the node's admin token. The control
 //! socket is the operating system's to guard, links are guarded by certificates.
 
+mod drills;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,6 @@ use quorate_agent::node::wall_millis;
 use quorate_agent::{Node, Order};
 use quorate_core::authority::Phase;
 use quorate_core::document::{Document, Invalid};
-use quorate_core::drill::Drill;
 use quorate_core::state::Change;
 use quorate_core::status::Doing;
 use quorate_core::{Answer, Because, NodeId};
@@ -29,9 +30,6 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::drill::conduct::Conductor;
-use crate::drill::faults::Fault;
-use crate::drill::plan::{Plan, plan};
-use crate::drill::{WAIT, WAIT_MAX};
 use crate::http::{Ask, ask};
 
 /// What handlers need.
@@ -77,15 +75,7 @@ pub fn router(node: Arc<Node>, conductor: Arc<Conductor>) -> Router {
         .route("/api/rebuild", post(rebuild))
         .route("/api/remove", post(remove))
         .route("/api/standalone", post(standalone))
-        .route("/api/drills", get(drills))
-        .route("/api/drill", post(begin_drill))
-        .route("/api/drill/plan", post(plan_drill))
-        .route("/api/drill/progress", post(drill_progress))
-        .route("/api/drill/abort", post(abort_drill))
-        .route("/api/drill/fault", post(drill_fault))
-        .route("/api/drill/heal", post(drill_heal))
-        .route("/api/drill/stage", post(drill_stage))
-        .route("/api/drill/clear", post(drill_clear))
+        .merge(drills::routes())
         .with_state(Api { node, conductor })
 }
 
@@ -447,107 +437,4 @@ async fn standalone(State(api): State<Api>) -> Reply {
     let ask = NodeAsk { node: Some(me), wait_seconds: 60 };
     let _removed = remove(State(api.clone()), Json(ask)).await?;
     crate::cli::recover::release(&api.node).await.map_err(|e| unavailable(format!("{e:#}")))
-}
-
-async fn drills(State(api): State<Api>) -> Json<Value> {
-    let state = api.node.parts.consensus.state();
-    Json(json!({ "under_way": state.drill, "past": state.drills }))
-}
-
-#[derive(Deserialize)]
-struct DrillAsk {
-    drill: Drill,
-    #[serde(default = "default_drill_wait")]
-    wait_seconds: u64,
-    /// Who conducts it, chosen by the node that was asked.
-    conductor: Option<NodeId>,
-}
-
-fn default_drill_wait() -> u64 {
-    WAIT.as_secs()
-}
-
-fn planned(api: &Api, drill: Drill) -> Result<Plan, Problem> {
-    let document = api.node.parts.consensus.state().document();
-    plan(drill, &api.node.status(), &document)
-        .map_err(|why| refused(format!("the drill {drill} cannot be done now: {why}")))
-}
-
-async fn plan_drill(State(api): State<Api>, Json(ask): Json<DrillAsk>) -> Reply {
-    planned(&api, ask.drill).map(|plan| Json(json!(plan)))
-}
-
-async fn begin_drill(State(api): State<Api>, Json(ask): Json<DrillAsk>) -> Reply {
-    let wait = Duration::from_secs(ask.wait_seconds);
-    if wait > WAIT_MAX {
-        return Err(refused(format!("a drill lasts {} s at the most", WAIT_MAX.as_secs())));
-    }
-    let mut plan = planned(&api, ask.drill)?;
-    let conductor = ask.conductor.unwrap_or(plan.conductor);
-    if conductor == plan.victim {
-        return Err(refused(format!("{conductor} would be hurt: it cannot conduct this drill")));
-    }
-    plan.conductor = conductor;
-    let wait_seconds = ask.wait_seconds;
-    let body = json!({ "drill": ask.drill, "wait_seconds": wait_seconds, "conductor": conductor });
-    if let Some(reply) = forward(&api, Some(conductor), "/api/drill", body).await {
-        return reply;
-    }
-    let id = api.conductor.begin(plan, wait).await.map_err(refused)?;
-    Ok(Json(json!({ "id": id, "conductor": conductor })))
-}
-
-#[derive(Deserialize)]
-struct Whose {
-    node: Option<NodeId>,
-}
-
-async fn drill_progress(State(api): State<Api>, Json(ask): Json<Whose>) -> Reply {
-    let body = json!({ "node": ask.node });
-    if let Some(reply) = forward(&api, ask.node, "/api/drill/progress", body).await {
-        return reply;
-    }
-    let progress = api.conductor.progress();
-    progress.map(|p| Json(json!(p))).ok_or_else(|| refused("this node has conducted no drill"))
-}
-
-async fn abort_drill(State(api): State<Api>, Json(ask): Json<Whose>) -> Reply {
-    let state = api.node.parts.consensus.state();
-    let conductor = ask.node.or_else(|| state.drill.as_ref().map(|d| d.conductor));
-    if conductor.is_none() {
-        return Err(refused("no drill is under way"));
-    }
-    let body = json!({ "node": conductor });
-    if let Some(reply) = forward(&api, conductor, "/api/drill/abort", body).await {
-        return reply;
-    }
-    match api.conductor.abort().await {
-        true => Ok(Json(json!({ "conductor": api.node.parts.me }))),
-        false => Err(refused(
-            "this node conducts no drill any more: what it began elsewhere ends by itself within a \
-             minute",
-        )),
-    }
-}
-
-#[derive(Deserialize)]
-struct FaultAsk {
-    fault: Fault,
-}
-
-async fn drill_fault(State(api): State<Api>, Json(ask): Json<FaultAsk>) -> Reply {
-    api.conductor.faults().begin(ask.fault).await.map_err(refused)?;
-    Ok(Json(json!({})))
-}
-
-async fn drill_heal(State(api): State<Api>) -> Reply {
-    Ok(Json(json!({ "kept_bytes": api.conductor.faults().heal().await })))
-}
-
-async fn drill_stage(State(api): State<Api>, Json(body): Json<Value>) -> Reply {
-    api.conductor.stage(&body).await.map(Json).map_err(refused)
-}
-
-async fn drill_clear(State(api): State<Api>) -> Reply {
-    api.conductor.clear().await.map(Json).map_err(refused)
 }

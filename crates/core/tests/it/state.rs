@@ -2,7 +2,8 @@
 
 use quorate_core::authority::Phase;
 use quorate_core::document::{Document, NodeSpec, Role, Timing};
-use quorate_core::limits::{DOCUMENTS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, TOKENS_MAX};
+use quorate_core::drill::{Drill, Measures, Outcome, Record};
+use quorate_core::limits::{DOCUMENTS_MAX, DRILLS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, TOKENS_MAX};
 use quorate_core::state::{CertificateAuthority, NodeKind, State};
 use quorate_core::{Answer, Because, Change, Command, Policy, Term, TimelineId};
 
@@ -206,4 +207,51 @@ fn history_is_bounded_and_numbered() {
     assert_eq!(s.events.back().unwrap().seq, EVENTS_MAX as u64 + 3);
     done(&mut s, Change::Pause { paused: true, because: Because::default() });
     assert!(s.paused && s.events.back().unwrap().kind == "paused");
+}
+
+#[test]
+fn one_drill_at_a_time_and_none_for_ever() {
+    let begin = |conductor: &str, until| Change::BeginDrill {
+        drill: Drill::HostLoss,
+        conductor: node(conductor),
+        until,
+    };
+    let end = |id| {
+        let record = Record {
+            id,
+            drill: Drill::HostLoss,
+            at: 0,
+            seconds: 9,
+            conductor: node("b"),
+            writer: node("a"),
+            term: Term(4),
+            outcome: Outcome::Passed,
+            sentence: "passed".into(),
+            measures: Measures::default(),
+            checks: Vec::new(),
+        };
+        Change::EndDrill { record: Box::new(record) }
+    };
+    let at = |s: &mut State, at, change| s.apply(&Command { at, change });
+    let mut s = serving();
+    assert_eq!(at(&mut s, 100, begin("b", 200)), Answer::Done);
+    let Answer::Refused { because } = at(&mut s, 199, begin("c", 300)) else { panic!() };
+    assert!(because.contains("b conducts a drill already (host-loss)"), "{because}");
+    // Its conductor has died.
+    assert_eq!(at(&mut s, 200, begin("c", 300)), Answer::Done);
+    assert_eq!(s.drill.as_ref().map(|d| d.id), Some(2));
+    assert!(refused(&mut s, end(1)).contains("not under way"), "it is alive after all");
+    done(&mut s, end(2));
+    assert_eq!((s.drill.is_none(), s.drills.len()), (true, 1));
+    assert_eq!(s.events.back().map(|e| e.kind.as_str()), Some("drill-passed"));
+    for id in 3..(DRILLS_MAX as u64 + 10) {
+        assert_eq!(at(&mut s, 400, begin("b", 500)), Answer::Done);
+        done(&mut s, end(id));
+    }
+    assert_eq!(s.drills.len(), DRILLS_MAX);
+    done(&mut s, switch(None));
+    assert!(refused(&mut s, begin("b", u64::MAX)).contains("the writer is changing"));
+    let mut paused = serving();
+    done(&mut paused, Change::Pause { paused: true, because: Because::default() });
+    assert!(refused(&mut paused, begin("b", u64::MAX)).contains("`quorate resume` first"));
 }

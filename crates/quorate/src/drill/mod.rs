@@ -11,12 +11,14 @@
 //!
 //! Nothing is hurt that the node itself does not put right in time: a conductor may die.
 
-pub mod canary;
+mod canary;
 pub mod conduct;
+mod encryption;
 pub mod faults;
 pub mod page;
 pub mod plan;
-pub mod watch;
+mod run;
+mod watch;
 
 use std::time::Duration;
 

@@ -56,14 +56,11 @@ impl Lifeline {
     /// Whether the postmaster lives. Whatever a backend did because it does not is later than the
     /// moment from which on this says so.
     pub fn is_alive(&self) -> bool {
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.process.as_fd(), PollFlags::IN),
-            // Its end is told without being asked for. Twice the same where there is no pipe.
-            match &self.pipe {
-                Some(pipe) => PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::empty()),
-                None => PollFd::from_borrowed_fd(self.process.as_fd(), PollFlags::IN),
-            },
-        ];
+        let mut fds = [match &self.pipe {
+            // Its end is told without being asked for.
+            Some(pipe) => PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::empty()),
+            None => PollFd::from_borrowed_fd(self.process.as_fd(), PollFlags::IN),
+        }];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         loop {
             match poll(&mut fds, Some(&now)) {

@@ -17,6 +17,9 @@ use super::plan::Plan;
 use super::run::{RECORD_WAIT, Run};
 use super::{FAULT_MAX, Line, Progress, Report};
 
+/// How long a node may take to learn of a drill that was recorded.
+const KNOWN_WAIT: Duration = Duration::from_secs(3);
+
 /// A node's part in drills.
 pub struct Conductor {
     node: Arc<Node>,
@@ -153,6 +156,12 @@ impl Conductor {
         let verifier = body["verifier"].as_str().unwrap_or_default();
         let seconds = body["seconds"].as_u64().unwrap_or_default();
         let number = body["number"].as_u64().unwrap_or_default();
+        // What its conductor knows is agreed may come here a moment later.
+        let mut state = self.node.parts.consensus.watch();
+        let known = state.wait_for(|s| s.drill.as_ref().is_some_and(|d| d.id == number));
+        if tokio::time::timeout(KNOWN_WAIT, known).await.is_err() {
+            return Err("that drill is not under way".to_owned());
+        }
         if !verifier.starts_with("SCRAM-SHA-256$") {
             return Err("a verifier of a password is needed, not a password".to_owned());
         }

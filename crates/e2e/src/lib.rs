@@ -22,6 +22,7 @@ pub mod cluster;
 pub mod ledger;
 pub mod limits;
 pub mod local;
+pub mod play;
 pub mod postgres;
 pub mod process;
 pub mod scenario;

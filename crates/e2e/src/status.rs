@@ -104,6 +104,8 @@ pub struct Word {
 pub struct Writing {
     /// Whether clients are served.
     pub serving: bool,
+    /// Whether its lease runs.
+    pub leased: bool,
     /// Standbys attached.
     pub standbys: BTreeMap<String, Value>,
 }
@@ -139,6 +141,11 @@ impl Status {
     pub fn serving(&self) -> Option<&str> {
         let writer = self.writer.as_deref().filter(|_| self.phase == "serving")?;
         self.word(writer)?.writer.as_ref().filter(|w| w.serving).map(|_| writer)
+    }
+
+    /// Whether a writer's lease runs.
+    pub fn leased(&self, node: &str) -> bool {
+        self.word(node).and_then(|w| w.writer.as_ref()).is_some_and(|w| w.leased)
     }
 
     /// Standbys attached to the serving writer.

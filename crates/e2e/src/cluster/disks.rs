@@ -16,7 +16,7 @@ const FILLER: &str = "filler";
 const WRITERS: [&str; 3] = ["checkpointer", "walwriter", "background writer"];
 
 impl Cluster {
-    /// Whether file systems can be mounted here.
+    /// Whether file systems can be mounted here: on a directory that has nothing in it.
     pub fn can_mount(dir: &Path) -> bool {
         std::fs::create_dir_all(dir).is_ok()
             && mount(dir, 1).is_ok()

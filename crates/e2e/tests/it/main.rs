@@ -17,6 +17,7 @@ mod random;
 mod reads;
 mod rejoin;
 mod sabotage;
+mod scenarios;
 mod standbys;
 mod timings;
 mod tokens;

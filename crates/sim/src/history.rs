@@ -64,6 +64,9 @@ pub struct Outcome {
     pub events: u64,
     /// From the repair to a write that succeeded.
     pub recovery: Duration,
+    /// Whether only a person can say that it may go on: the one copy that matters has lost its
+    /// promise.
+    pub needs_a_person: bool,
     /// The trace, if it was asked for.
     pub trace: Vec<String>,
 }
@@ -152,7 +155,9 @@ impl Recipe {
         let recovery = Duration::from_nanos(world.now - repaired);
         if !served && world.needs_a_person() {
             world.trace.note(world.now, "the one copy that matters has lost its promise");
-        } else if !served {
+            return Outcome { needs_a_person: true, ..world.outcome(Duration::ZERO) };
+        }
+        if !served {
             let text =
                 format!("no write succeeded after everything was repaired: {}", world.places());
             world.checks.fail(world.now, &text);
@@ -262,6 +267,7 @@ impl World {
             lost_messages: checks.lost_messages,
             events: self.events,
             recovery,
+            needs_a_person: false,
             trace: self.trace.lines(),
         }
     }

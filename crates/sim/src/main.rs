@@ -56,6 +56,8 @@ struct Sum {
     lost: u64,
     events: u64,
     slowest: Duration,
+    /// Histories that only a person can end.
+    persons: u64,
     /// By kind: how often, and in how many histories.
     kinds: BTreeMap<&'static str, (u64, u64)>,
     failures: Vec<(Recipe, String)>,
@@ -73,6 +75,7 @@ impl Sum {
         self.lost += outcome.lost_messages;
         self.events += outcome.events;
         self.slowest = self.slowest.max(outcome.recovery);
+        self.persons += u64::from(outcome.needs_a_person);
         for (kind, count) in recipe.kinds() {
             let (all, histories) = self.kinds.entry(kind).or_default();
             *all += count;
@@ -98,13 +101,14 @@ impl Sum {
         );
         println!(
             "{} writes acknowledged, {} reads, {} without an answer; {} writers opened, {} \
-             messages lost; slowest recovery {:.1} s",
+             messages lost; slowest recovery {:.1} s, {} need a person",
             self.acks,
             self.reads,
             self.unknown,
             self.terms,
             self.lost,
             self.slowest.as_secs_f64(),
+            self.persons,
         );
         println!("\nfault              times  histories");
         for (kind, (all, histories)) in &self.kinds {

@@ -181,6 +181,14 @@ impl Document {
         if self.semi_sync_timeout_ms < 1000 {
             bad("semi_sync_timeout_ms", "use 1000 milliseconds or more".to_owned());
         }
+        for (field, ms) in [
+            ("targets.recovery_ms", self.targets.recovery_ms),
+            ("targets.switchover_ms", self.targets.switchover_ms),
+        ] {
+            if ms == 0 {
+                bad(field, "no failure costs nothing: use 1 millisecond or more".to_owned());
+            }
+        }
         problems.extend(self.gateway.validate());
         problems
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::authority::{Authority, Phase, Switchover};
 use crate::because::Because;
 use crate::document::Document;
-use crate::drill::{Drill, Outcome, Record, Running};
+use crate::drill::{Drill, Record, Running};
 use crate::limits::{
     DOCUMENTS_MAX, DRILLS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, FORCED_EPOCH_TIMELINES,
 };
@@ -489,14 +489,10 @@ impl State {
             return Err(format!("drill {} is not under way", record.id));
         }
         self.drill = None;
-        let kind = match record.outcome {
-            Outcome::Passed => "drill-passed",
-            Outcome::Failed => "drill-failed",
-            Outcome::Aborted => "drill-aborted",
-        };
+        let kind = format!("drill-{}", record.outcome.word());
         let text =
             format!("the drill {} (number {}): {}", record.drill, record.id, record.sentence);
-        self.note(at, kind, Because::new("op-drill", text));
+        self.note(at, &kind, Because::new("op-drill", text));
         self.drills.push_back(record.clone());
         if self.drills.len() > DRILLS_MAX {
             self.drills.pop_front();

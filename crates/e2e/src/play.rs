@@ -209,25 +209,7 @@ impl Play {
             Deed::Pause => self.cluster.command(&self.asked()?, &["pause"]).map(drop),
             Deed::Resume => self.cluster.command(&self.asked()?, &["resume"]).map(drop),
             Deed::Drift(..) => bail!("a clock belongs to the whole machine"),
-            Deed::Kill(who)
-            | Deed::KillPostgres(who)
-            | Deed::Lose(who)
-            | Deed::Start(who)
-            | Deed::Stop(who)
-            | Deed::Continue(who)
-            | Deed::Suspend(who, _)
-            | Deed::StopPostgres(who)
-            | Deed::ContinuePostgres(who)
-            | Deed::Slow(who, _)
-            | Deed::Mute(who)
-            | Deed::StallDisk(who)
-            | Deed::FillDisk(who)
-            | Deed::FreeDisk(who)
-            | Deed::ForgetPromise(who)
-            | Deed::PauseReplay(who)
-            | Deed::ResumeReplay(who)
-            | Deed::OpenSlot(who)
-            | Deed::DropSlot(who) => match self.whom(*who) {
+            one => match one.whom().and_then(|who| self.whom(who)) {
                 Some(name) => self.perform_on(&name, deed),
                 None => Ok(()),
             },

@@ -220,7 +220,8 @@ impl Block {
             self.xid = None;
             self.asked_xid = false;
             self.asked_behind = false;
-            // Nothing was sent in it.
+            // What was sent in it already is asked about before its end. Until then no question of
+            // ours may be its first: some statements must come before any query.
             self.unasked = false;
         }
     }

@@ -67,3 +67,7 @@ pub const DISK_PROBE_BYTES: usize = 4096;
 
 /// Directories `<data>.before-<n>` that are tried before giving up.
 pub const BEFORE_DIRS_MAX: u32 = 1000;
+
+/// Pause before the postmaster's pipe is looked for again, where it was not found: that reads every
+/// process of the host.
+pub const LIFELINE_RETRY: Duration = Duration::from_secs(1);

@@ -23,8 +23,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::files::{open_or_make, private_dir, remove, replace, sync_dir};
 use crate::limits::{
-    FAST_STOP_MAX, IMMEDIATE_STOP_MAX, LEFTOVERS_MAX, LOG_TAIL_BYTES, ORPHAN_POLL_MAX,
-    ORPHAN_POLL_MIN, ORPHAN_WARN_EVERY,
+    FAST_STOP_MAX, IMMEDIATE_STOP_MAX, LEFTOVERS_MAX, LIFELINE_RETRY, LOG_TAIL_BYTES,
+    ORPHAN_POLL_MAX, ORPHAN_POLL_MIN, ORPHAN_WARN_EVERY,
 };
 use crate::procfs::{self, DirId};
 use crate::{Error, Lifeline, ServerOptions, conf, deathsig, timelines, tool};
@@ -69,7 +69,8 @@ pub struct Server {
     orders: Sender<Order>,
     wake: Arc<OwnedFd>,
     status: watch::Receiver<Status>,
-    lifeline: Mutex<Option<Arc<Lifeline>>>,
+    /// The last look, and when it was made.
+    lifeline: Mutex<Option<(Instant, Arc<Lifeline>)>>,
 }
 
 enum Order {
@@ -118,17 +119,14 @@ impl Server {
     pub fn lifeline(&self) -> Option<Arc<Lifeline>> {
         let Status::Running { pid } = *self.status.borrow() else { return None };
         let mut kept = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = kept.as_ref().filter(|l| l.pid() == pid && l.is_exact()) {
+        // A number is used again some time, by another process.
+        let same = |l: &Lifeline| l.pid() == pid && l.is_alive();
+        let good = |at: &Instant, l: &Lifeline| l.is_exact() || at.elapsed() < LIFELINE_RETRY;
+        if let Some((_, line)) = kept.as_ref().filter(|(at, l)| same(l) && good(at, l)) {
             return Some(Arc::clone(line));
         }
         let line = Arc::new(Lifeline::of(pid)?);
-        if kept.as_ref().is_none_or(|l| l.pid() != pid) && !line.is_exact() {
-            tracing::debug!(
-                "the postmaster's pipe cannot be opened: its death is seen a moment later"
-            );
-        }
-        // It is the same process as long as it was not waited for.
-        *kept = Some(Arc::clone(&line));
+        *kept = Some((Instant::now(), Arc::clone(&line)));
         Some(line)
     }
 

@@ -84,6 +84,42 @@ pub enum Deed {
 }
 
 impl Deed {
+    /// The node that it concerns, where it is one.
+    pub fn whom(&self) -> Option<Who> {
+        match self {
+            Self::Kill(who)
+            | Self::KillPostgres(who)
+            | Self::Lose(who)
+            | Self::Start(who)
+            | Self::Stop(who)
+            | Self::Continue(who)
+            | Self::Suspend(who, _)
+            | Self::StopPostgres(who)
+            | Self::ContinuePostgres(who)
+            | Self::Slow(who, _)
+            | Self::Mute(who)
+            | Self::StallDisk(who)
+            | Self::FillDisk(who)
+            | Self::FreeDisk(who)
+            | Self::ForgetPromise(who)
+            | Self::Drift(who, _)
+            | Self::PauseReplay(who)
+            | Self::ResumeReplay(who)
+            | Self::OpenSlot(who)
+            | Self::DropSlot(who) => Some(*who),
+            Self::LoseAll
+            | Self::StartAll
+            | Self::Partition(_)
+            | Self::Cut(..)
+            | Self::Lossy(_)
+            | Self::Heal
+            | Self::Switchover(_)
+            | Self::Set(..)
+            | Self::Pause
+            | Self::Resume => None,
+        }
+    }
+
     /// The first word or words, which name its kind.
     pub fn kind(&self) -> &'static str {
         match self {

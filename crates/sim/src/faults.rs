@@ -48,27 +48,8 @@ impl World {
                 let change = Change::Pause { paused: *deed == Deed::Pause, because };
                 self.ask(|world, node| world.propose(node, "", change));
             }
-            // Simulated servers keep all their log.
-            Deed::OpenSlot(_) | Deed::DropSlot(_) => {}
-            Deed::Kill(who)
-            | Deed::KillPostgres(who)
-            | Deed::Lose(who)
-            | Deed::Start(who)
-            | Deed::Stop(who)
-            | Deed::Continue(who)
-            | Deed::Suspend(who, _)
-            | Deed::StopPostgres(who)
-            | Deed::ContinuePostgres(who)
-            | Deed::Slow(who, _)
-            | Deed::StallDisk(who)
-            | Deed::FillDisk(who)
-            | Deed::FreeDisk(who)
-            | Deed::ForgetPromise(who)
-            | Deed::Mute(who)
-            | Deed::Drift(who, _)
-            | Deed::PauseReplay(who)
-            | Deed::ResumeReplay(who) => {
-                if let Some(node) = self.whom(*who) {
+            one => {
+                if let Some(node) = one.whom().and_then(|who| self.whom(who)) {
                     self.perform_on(node, deed);
                 }
             }

@@ -235,12 +235,7 @@ fn rows<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Vec<String>> {
             record.id.to_string(),
             record.drill.to_string(),
             clock(record.at),
-            match record.outcome {
-                Outcome::Passed => "passed",
-                Outcome::Failed => "FAILED",
-                Outcome::Aborted => "aborted",
-            }
-            .to_owned(),
+            record.outcome.word().to_owned(),
             m.lost.to_string(),
             Millis(m.write_gap_ms).to_string(),
             (m.refused + m.unknown + m.logins_failed).to_string(),

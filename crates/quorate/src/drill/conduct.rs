@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::faults::Faults;
 use super::plan::Plan;
 use super::run::{RECORD_WAIT, Run};
-use super::{FAULT_MAX, Line, Progress, Report};
+use super::{Line, Progress, Report, lasts};
 
 /// How long a node may take to learn of a drill that was recorded.
 const KNOWN_WAIT: Duration = Duration::from_secs(3);
@@ -84,7 +84,7 @@ impl Conductor {
     /// # Errors
     /// Why the cluster does not take it.
     pub async fn begin(self: &Arc<Self>, plan: Plan, wait: Duration) -> Result<u64, String> {
-        let until = wall_millis() + (wait + FAULT_MAX).as_millis() as u64;
+        let until = wall_millis() + lasts(wait).as_millis() as u64;
         let me = self.node.parts.me;
         let change = Change::BeginDrill { drill: plan.drill, conductor: me, until };
         let state = self.node.parts.consensus.state();

@@ -32,6 +32,12 @@ pub const FAULT_MAX: Duration = Duration::from_secs(60);
 pub const WAIT: Duration = Duration::from_secs(300);
 /// The most that an operator may say.
 pub const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// How long a drill may last in any case: conditions are waited for while it goes on, and again
+/// when everything is put back.
+pub fn lasts(wait: Duration) -> Duration {
+    wait * 2 + FAULT_MAX * 2
+}
+
 /// Width of a column of [`Report::rate`].
 pub const COLUMN: Duration = Duration::from_millis(100);
 /// Columns kept: what comes later is not drawn.

@@ -1,7 +1,7 @@
 //! A drill's report as a page of its own: no request to anybody, light and dark, on paper too.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use quorate_core::drill::{Measures, Millis, Outcome};
+use quorate_core::drill::{Measures, Millis};
 
 use super::{COLUMN, Column, Line, Report};
 use crate::cli::show::{bytes, clock};
@@ -53,7 +53,7 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .87rem }
 /// The page.
 pub fn page(report: &Report) -> String {
     let record = &report.record;
-    let (word, class) = outcome(record.outcome);
+    let word = record.outcome.word();
     let title = format!("Drill {}: {word}", record.drill);
     html! {
         (DOCTYPE)
@@ -65,7 +65,7 @@ pub fn page(report: &Report) -> String {
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                h1 { span class={ "word " (class) } { (word) } "Drill " (record.drill) }
+                h1 { span class={ "word " (word) } { (word) } "Drill " (record.drill) }
                 p { (report.intent) }
                 p.soft {
                     "Cluster " (report.cluster) ", " (clock(record.at)) ", " (record.seconds)
@@ -109,14 +109,6 @@ pub fn page(report: &Report) -> String {
         }
     }
     .into_string()
-}
-
-fn outcome(outcome: Outcome) -> (&'static str, &'static str) {
-    match outcome {
-        Outcome::Passed => ("passed", "passed"),
-        Outcome::Failed => ("failed", "failed"),
-        Outcome::Aborted => ("aborted", "aborted"),
-    }
 }
 
 /// The figures that people ask for first.

@@ -1,13 +1,12 @@
 //! Carrying a drill out: canary, steps, and everything put back, whatever happened.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use quorate_agent::Node;
-use quorate_core::document::Document;
+use quorate_agent::view::ClusterStatus;
 use quorate_core::drill::{self, Course, Measures, Record};
 use quorate_core::state::Change;
 use quorate_core::{Answer, NodeId, Term};
@@ -21,7 +20,8 @@ use super::conduct::Conductor;
 use super::faults::Fault;
 use super::plan::{Plan, whole};
 use super::watch::{Seen, Watch};
-use super::{FAULT_MAX, Line, Report};
+use super::{Column, Line, Report, lasts};
+use crate::cli::cluster::random_hex;
 use crate::cli::operate::serving;
 use crate::http::{Ask, ask};
 
@@ -41,6 +41,9 @@ const BACK_MAX: usize = 5;
 const BACK_PAUSE: Duration = Duration::from_secs(2);
 /// How long a drill's beginning and end are tried to be recorded.
 pub(super) const RECORD_WAIT: Duration = Duration::from_secs(30);
+
+/// Randomness in the clients' password.
+const PASSWORD_BYTES: usize = 24;
 
 /// Why a step did not end well.
 enum Stop {
@@ -97,22 +100,26 @@ impl Run {
             trouble.get_or_insert(words);
         }
         let opened = seen.opened.or(self.hurt).map(|at| self.ms(at));
-        let mut measures = self.count(canary, credentials.as_ref(), opened, &mut trouble).await;
+        let (mut measures, rate, reasons) =
+            self.count(canary, credentials.as_ref(), opened, &mut trouble).await;
         let since = |at: Option<Instant>| {
             at.zip(self.hurt)
                 .map(|(at, hurt)| at.saturating_duration_since(hurt).as_millis() as u64)
         };
-        measures.0.detection_ms = since(seen.elected);
-        measures.0.decision_ms = since(seen.granted);
-        measures.0.promotion_ms = since(seen.opened);
-        measures.0.whole_ms = whole_ms.filter(|_| trouble.is_none());
-        measures.0.lag_bytes = Some(seen.lag_bytes).filter(|b| *b > 0);
-        measures.0.kept_bytes = self.kept_bytes;
+        measures.detection_ms = since(seen.elected);
+        measures.decision_ms = since(seen.granted);
+        measures.promotion_ms = since(seen.opened);
+        measures.whole_ms = whole_ms.filter(|_| trouble.is_none());
+        measures.lag_bytes = Some(seen.lag_bytes).filter(|b| *b > 0);
+        measures.kept_bytes = self.kept_bytes;
         if let Err(error) = self.clear().await {
             let words = format!("the drill's schema could not be removed: {error:#}");
             trouble.get_or_insert(words);
         }
-        self.end(measures, seen, trouble).await;
+        for reason in reasons {
+            self.say(&format!("clients were told: {reason}"), false);
+        }
+        self.end(measures, rate, seen, trouble).await;
     }
 
     fn stopped(&self, stop: Stop) -> Option<String> {
@@ -132,9 +139,9 @@ impl Run {
 
     /// Makes room for the canary at the writer's.
     async fn stage(&self) -> Result<Credentials> {
-        let password = password()?;
+        let password = random_hex(PASSWORD_BYTES)?;
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
-        let seconds = (self.wait + FAULT_MAX).as_secs();
+        let seconds = lasts(self.wait).as_secs();
         let body = json!({ "number": self.id, "verifier": verifier, "seconds": seconds });
         let staged = self.tell(self.plan.writer, "/api/drill/stage", body).await?;
         let role = staged["role"].as_str().context("the answer names no role")?.to_owned();
@@ -223,7 +230,10 @@ impl Run {
                 self.holds(condition, canary).map_err(|why| Stop::Trouble(format!("{step}: {why}")))
             }
             // Judged at the end, when everything is back.
-            Step::Expect(Expectation::NoLoss | Expectation::NoWriter) => Ok(()),
+            Step::Expect(Expectation::NoLoss) => Ok(()),
+            Step::Expect(Expectation::NoWriter) => {
+                Err(Stop::Trouble(format!("drills do not know how to: {step}")))
+            }
         }
     }
 
@@ -258,14 +268,17 @@ impl Run {
                     false => Err(format!("{node} is not attached to the writer")),
                 }
             }
-            Condition::Whole => {
-                whole(&status, &self.document())?;
-                let cohort = status.authority.cohort();
-                match self.plan.cohort.iter().find(|n| !cohort.contains(n)) {
-                    None => Ok(()),
-                    Some(node) => Err(format!("{node} is not in the commit rule yet")),
-                }
-            }
+            Condition::Whole => self.is_whole(&status),
+        }
+    }
+
+    /// Whether every node has its place, and each copy counts that counted before.
+    fn is_whole(&self, status: &ClusterStatus) -> Result<(), String> {
+        whole(status, &self.node.parts.consensus.state().document())?;
+        let cohort = status.authority.cohort();
+        match self.plan.cohort.iter().find(|n| !cohort.contains(n)) {
+            None => Ok(()),
+            Some(node) => Err(format!("{node} is not in the commit rule yet")),
         }
     }
 
@@ -291,10 +304,6 @@ impl Run {
         let Who::Node(node) = who else { bail!("drills name their nodes: {deed}") };
         self.hurt_nodes.insert(node);
         self.tell(node, "/api/drill/fault", json!({ "fault": fault })).await.map(drop)
-    }
-
-    fn document(&self) -> Document {
-        self.node.parts.consensus.state().document()
     }
 
     async fn switch_over(&self, to: Option<NodeId>) -> Result<()> {
@@ -348,7 +357,11 @@ impl Run {
         match serving(&self.node.status()) {
             Some(writer) if writer == self.plan.writer => {}
             Some(other) => {
-                return Err(late(&format!("{other} writes, and did before {}", self.plan.writer)));
+                let words = format!(
+                    "{other} writes: the hand-over back to {} was given up",
+                    self.plan.writer
+                );
+                return Err(late(&words));
             }
             None => return Err(late("no writer serves")),
         }
@@ -365,13 +378,7 @@ impl Run {
 
     async fn wait_whole(&self, deadline: Instant) -> Result<(), String> {
         loop {
-            let status = self.node.status();
-            let missing = self.plan.cohort.iter().find(|n| !status.authority.cohort().contains(n));
-            let why = match (whole(&status, &self.document()), missing) {
-                (Ok(_), None) => return Ok(()),
-                (Ok(_), Some(node)) => format!("{node} is not in the commit rule yet"),
-                (Err(why), _) => why,
-            };
+            let Err(why) = self.is_whole(&self.node.status()) else { return Ok(()) };
             if Instant::now() > deadline {
                 return Err(why);
             }
@@ -386,7 +393,7 @@ impl Run {
         credentials: Option<&Credentials>,
         opened_ms: Option<u64>,
         trouble: &mut Option<String>,
-    ) -> (Measures, Vec<super::Column>, Vec<String>) {
+    ) -> (Measures, Vec<Column>, Vec<String>) {
         let (Some(canary), Some(credentials)) = (canary, credentials) else {
             return (Measures::default(), Vec::new(), Vec::new());
         };
@@ -404,15 +411,7 @@ impl Run {
         (history.measures(&rows, hurt, opened_ms), history.rate(), history.reasons)
     }
 
-    async fn end(
-        self,
-        (measures, rate, reasons): (Measures, Vec<super::Column>, Vec<String>),
-        seen: Seen,
-        trouble: Option<String>,
-    ) {
-        for reason in reasons {
-            self.say(&format!("clients were told: {reason}"), false);
-        }
+    async fn end(self, measures: Measures, rate: Vec<Column>, seen: Seen, trouble: Option<String>) {
         let course = Course {
             aborted: *self.aborted.borrow(),
             trouble,
@@ -457,6 +456,8 @@ impl Run {
             let change = Change::EndDrill { record: Box::new(record.clone()) };
             match self.node.propose(change).await {
                 Ok(Answer::Done) => return,
+                // An attempt whose outcome was not known had taken effect.
+                Ok(Answer::Refused { .. }) if self.is_recorded() => return,
                 Ok(Answer::Refused { because }) => {
                     return tracing::warn!(because, "the drill was not recorded");
                 }
@@ -466,6 +467,10 @@ impl Run {
                 Err(_) => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.node.parts.consensus.state().drills.iter().any(|r| r.id == self.id)
     }
 
     /// Has a node do something, itself included.
@@ -500,10 +505,4 @@ impl Run {
 
 fn is_healing(deed: &Deed) -> bool {
     matches!(deed, Deed::Heal | Deed::Start(_) | Deed::ResumeReplay(_) | Deed::DropSlot(_))
-}
-
-fn password() -> Result<String> {
-    let mut bytes = [0; 24];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod drivers;
 mod fuzz;
+mod patience;
 mod setup;
 mod test;
 

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::drivers::{Drivers, drivers};
+use crate::patience::cargo_test;
 use crate::setup::{other_version, pgbouncer, postgresql, run, target};
 
 /// Which tests.
@@ -51,15 +52,13 @@ pub fn test(options: &Test) -> Result<()> {
     std::fs::copy(&program, &sabotaged).context("cannot keep the program without fences")?;
     run(&["cargo", "build", "-p", "quorate"], &[])?;
     let (program, sabotaged) = (program.display().to_string(), sabotaged.display().to_string());
-    let mut words = vec!["cargo", "test", "-p", "quorate-e2e", "--"];
-    words.extend(options.only.as_deref());
-    words.extend(["--test-threads", "2"]);
     let mut env = vec![("QUORATE_BIN", program.as_str()), ("QUORATE_SABOTAGE_BIN", &sabotaged)];
     let other = options.postgres.map(other_version).transpose()?;
     if let Some(bin) = &other {
         env.push(("QUORATE_E2E_POSTGRES_BIN", bin));
     }
-    run(&words, &env)?;
+    let only = options.only.as_deref();
+    cargo_test(&["-p", "quorate-e2e"], only.as_slice(), &env)?;
     if options.only.is_none() && options.postgres.is_none() {
         drivers(&Drivers::of_test())?;
     }

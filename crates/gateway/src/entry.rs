@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::account::Account;
 use crate::client::{Client, Handle, State};
-use crate::frontend::Shared;
+use crate::frontend::{Place, Shared};
 use crate::io::{End, Io};
 use crate::login::Known;
 use crate::metrics::count;
@@ -47,12 +47,13 @@ pub(crate) enum Visitor {
 }
 
 /// Lets a client in, or tells it why not. `None`: there is nothing more to do with the connection.
+/// The place is held for as long as the client is there.
 pub(crate) async fn enter(
     worker: &Rc<Worker>,
     shared: &Arc<Shared>,
     io: Io,
     (address, writes_at): (SocketAddr, Option<Arc<str>>),
-) -> Result<Option<Visitor>, Error> {
+) -> Result<Option<(Visitor, Place)>, Error> {
     if let Io::Tcp(tcp) = &io {
         tcp.set_nodelay(true).map_err(Error::io("setting up a client's socket"))?;
     }
@@ -72,13 +73,17 @@ pub(crate) async fn enter(
         FirstPacket::Ssl | FirstPacket::GssEnc => return Ok(None),
     };
     match admit(worker, shared, &mut hello, &startup).await {
-        Ok(Admitted::Client(account, known)) => {
-            Ok(Some(welcome(worker, shared, hello, account, known, &startup).await?))
+        Ok((Admitted::Client(account, known), place)) => {
+            let who = (account, known, &startup);
+            let visitor = welcome(worker, shared, hello, who, &place).await?;
+            Ok(Some((visitor, place)))
         }
-        Ok(Admitted::Replication(account, packet)) => {
+        Ok((Admitted::Replication(account, packet), place)) => {
             let name = startup.get("application_name").unwrap_or_default();
-            let (handle, key) = handle(worker, shared, &hello, (account, name), startup.version);
-            Ok(Some(Visitor::Replication(Box::new((hello.end, handle, packet, key)))))
+            let whose = (account, name, startup.version);
+            let (handle, key) = handle(worker, shared, &hello, whose, &place);
+            let visitor = Visitor::Replication(Box::new((hello.end, handle, packet, key)));
+            Ok(Some((visitor, place)))
         }
         Err(Refused::Report(report)) => {
             let user = startup.get("user").map(String::from_utf8_lossy).unwrap_or_default();
@@ -232,7 +237,7 @@ async fn admit(
     shared: &Arc<Shared>,
     hello: &mut Hello,
     startup: &Startup,
-) -> Result<Admitted, Refused> {
+) -> Result<(Admitted, Place), Refused> {
     if let Some(report) = login::refusal(startup) {
         return Err(report.into());
     }
@@ -248,10 +253,13 @@ async fn admit(
         true => replication::DATABASE.to_owned(),
         false => utf8("database").filter(|d| !d.is_empty()).unwrap_or_else(|| user.clone()),
     };
-    if shared.is_full(worker) {
-        return Err(Report::fatal("53300", "too many clients on this node")
+    let full = || {
+        Report::fatal("53300", "too many clients on this node")
             .hint("Raise gateway.clients_max, or connect to another node.")
-            .into());
+    };
+    // Who would find no place need not say who it is; who may not come in takes none.
+    if shared.is_full(worker) {
+        return Err(full().into());
     }
     negotiate(hello, startup);
     let deadline = timeout(
@@ -265,6 +273,7 @@ async fn admit(
             return Err(report.into());
         }
     }
+    let place = shared.place(worker).ok_or_else(full)?;
     if database == crate::console::DATABASE {
         let role = worker.role(&user).await.unwrap_or_default();
         if !role.is_some_and(|role| role.superuser) {
@@ -279,11 +288,11 @@ async fn admit(
         let packet = replication::packet(&account, kind, &login::wishes(startup)?)?;
         replication::allowed(&account, hello.writes_at.is_some())?;
         count(&account.counters.logins);
-        return Ok(Admitted::Replication(account, packet));
+        return Ok((Admitted::Replication(account, packet), place));
     }
     let known = login::known(worker, &account, startup, hello.writes_at.is_some()).await?;
     count(&account.counters.logins);
-    Ok(Admitted::Client(account, known))
+    Ok((Admitted::Client(account, known), place))
 }
 
 /// Answers a client that wants a newer protocol or options of it that are not known here.
@@ -311,13 +320,12 @@ async fn welcome(
     worker: &Rc<Worker>,
     shared: &Arc<Shared>,
     mut hello: Hello,
-    account: Rc<Account>,
-    known: Rc<Known>,
-    startup: &Startup,
+    (account, known, startup): (Rc<Account>, Rc<Known>, &Startup),
+    place: &Place,
 ) -> Result<Visitor, Error> {
     let name = known.settings.get(b"application_name").unwrap_or_default();
-    let whose = (Rc::clone(&account), name);
-    let (handle, key) = handle(worker, shared, &hello, whose, startup.version);
+    let whose = (Rc::clone(&account), name, startup.version);
+    let (handle, key) = handle(worker, shared, &hello, whose, place);
     let out = &mut hello.end.out;
     out.reserve(limits::WELCOME);
     put(out, AUTHENTICATION, |out| out.put_u32(0));
@@ -334,7 +342,6 @@ async fn welcome(
     put(out, b'Z', |out| out.put_u8(b'I'));
     hello.end.drain().await.map_err(Error::io("welcoming a client"))?;
     hello.end.out = BytesMut::new();
-    worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
     if &*account.database == crate::console::DATABASE {
         return Ok(Visitor::Console(Box::new((hello.end, handle))));
     }
@@ -344,18 +351,18 @@ async fn welcome(
     Ok(Visitor::Client(Box::new(client)))
 }
 
-/// What is seen of a client that came in, and its key.
+/// What is seen of a client that came in, and its key, which is good from here on.
 fn handle(
     worker: &Rc<Worker>,
     shared: &Shared,
     hello: &Hello,
-    (account, name): (Rc<Account>, &[u8]),
-    version: u32,
+    (account, name, version): (Rc<Account>, &[u8], u32),
+    place: &Place,
 ) -> (Rc<Handle>, CancelKey) {
     let mut secret = [0; 32];
     shared.random(&mut secret);
     let handle = Rc::new(Handle {
-        id: worker.client_id(),
+        id: place.id,
         secret,
         account,
         address: hello.address,
@@ -369,6 +376,7 @@ fn handle(
         raise: Cell::new(false),
         waker: Cell::new(None),
     });
+    worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
     let key = CancelKey {
         pid: handle.id as i32,
         secret: bytes::Bytes::copy_from_slice(cancel::secret(&handle.secret, version)),

@@ -80,6 +80,15 @@ impl Shared {
         self.clients.load(Ordering::Relaxed) >= worker.view().wanted.clients_max as usize
     }
 
+    /// A place for a client that may come in; `None` when there are as many as there may be.
+    pub(crate) fn place(self: &Arc<Self>, worker: &Rc<Worker>) -> Option<Place> {
+        let most = worker.view().wanted.clients_max as usize;
+        let more = |clients: usize| (clients < most).then_some(clients + 1);
+        self.clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        let (worker, shared) = (Rc::clone(worker), Arc::clone(self));
+        Some(Place { id: worker.client_id(), worker, shared })
+    }
+
     /// Gives a cancel request to the thread whose client it names; false when the number is none of
     /// a thread here.
     pub(crate) fn pass(&self, key: &CancelKey) -> bool {
@@ -115,6 +124,22 @@ impl Shared {
         for order in orders.iter() {
             let _ = order.send(Order::Console(ask.clone()));
         }
+    }
+}
+
+/// What a client takes up from the moment that it may come in, before it is told so: it counts, and
+/// its number is its own. Dropping it gives both back.
+pub(crate) struct Place {
+    worker: Rc<Worker>,
+    shared: Arc<Shared>,
+    /// The client's number.
+    pub(crate) id: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.clients.borrow_mut().remove(&self.id);
+        self.shared.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -335,8 +360,8 @@ pub(crate) async fn client(
 ) {
     let address = from.0;
     let entered = Box::pin(entry::enter(&worker, &shared, io, from)).await;
-    let visitor = match entered {
-        Ok(Some(visitor)) => visitor,
+    let (visitor, place) = match entered {
+        Ok(Some(entered)) => entered,
         Ok(None) => return,
         Err(error) => {
             tracing::debug!(%address, %error, "a client did not log in");
@@ -346,22 +371,20 @@ pub(crate) async fn client(
     if shared.closed.load(Ordering::SeqCst) {
         return;
     }
-    shared.clients.fetch_add(1, Ordering::Relaxed);
     match visitor {
         Visitor::Client(mut client) => {
             let end = session::serve(&worker, &mut client).await;
-            worker.clients.borrow_mut().remove(&client.handle.id);
+            drop(place);
             if let End::Told(report) = end {
                 Box::pin(entry::say(&mut client.end, &report)).await;
             }
         }
         Visitor::Replication(visitor) => {
             let (mut end, handle, packet, key) = *visitor;
-            worker.clients.borrow_mut().insert(handle.id, Rc::clone(&handle));
             let with = (&packet[..], &key);
             let to = (&worker, &*shared);
             let said = Box::pin(replication::serve(to, &mut end, &handle, with)).await;
-            worker.clients.borrow_mut().remove(&handle.id);
+            drop(place);
             if let Some(report) = said {
                 Box::pin(entry::say(&mut end, &report)).await;
             }
@@ -369,8 +392,6 @@ pub(crate) async fn client(
         Visitor::Console(console) => {
             let (mut end, handle) = *console;
             Box::pin(console::serve(&worker, &shared, &mut end, &handle)).await;
-            worker.clients.borrow_mut().remove(&handle.id);
         }
     }
-    shared.clients.fetch_sub(1, Ordering::Relaxed);
 }

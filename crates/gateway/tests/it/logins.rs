@@ -27,6 +27,7 @@ in_both_modes! {
     cancel_requests_reach_the_backend
     a_commit_that_waits_for_copies_is_not_cancelled
     clients_have_a_limit
+    the_limit_holds_when_all_come_at_once
     a_database_that_is_not_there_is_told
 }
 
@@ -244,6 +245,30 @@ async fn clients_have_a_limit(mode: Mode) -> Result<()> {
     assert!(error.to_string().starts_with("53300"), "{error}");
     drop(first);
     eventually("there is room again", async || door.raw().await.ok()).await;
+    Ok(())
+}
+
+async fn the_limit_holds_when_all_come_at_once(mode: Mode) -> Result<()> {
+    let few = |wanted: &mut Wanted| {
+        wanted.workers = 4;
+        wanted.clients_max = 3;
+    };
+    let door = Door::with(mode, few).await?;
+    let mut logins = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let (address, database) = (door.address, door.database.clone());
+        logins.spawn(async move {
+            Raw::session(address, &[("user", "postgres"), ("database", &database)]).await
+        });
+    }
+    let mut came = Vec::new();
+    while let Some(login) = logins.join_next().await {
+        match login? {
+            Ok(raw) => came.push(raw),
+            Err(error) => assert!(error.to_string().starts_with("53300"), "{error}"),
+        }
+    }
+    assert_eq!(came.len(), 3);
     Ok(())
 }
 

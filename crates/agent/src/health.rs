@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::coordinator::Peer;
 use quorate_core::health::{Beat, BeatAnswer, Effect, GateWord, Table};
+use quorate_core::lease::Voters;
 use quorate_core::status::NodeStatus;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::Gate;
@@ -71,7 +72,7 @@ impl Health {
     pub fn set_cluster(
         &self,
         term: Term,
-        voters: BTreeSet<NodeId>,
+        voters: Voters,
         members: &BTreeSet<NodeId>,
         promised: bool,
     ) {

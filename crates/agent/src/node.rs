@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorate_consensus::Consensus;
+use quorate_core::authority::Authority;
 use quorate_core::candidates::candidates;
 use quorate_core::coordinator::ClusterView;
+use quorate_core::invariant::{Breach, Watch};
 use quorate_core::state::{Change, Command, NodeKind, WallMillis};
 use quorate_core::status::NodeStatus;
 use quorate_core::{Answer, Because, NodeId};
@@ -69,6 +71,7 @@ pub struct Node {
     /// Orders of people, for the loop.
     pub orders: mpsc::Sender<Order>,
     coordinator: Mutex<Because>,
+    watch: Mutex<Watch>,
 }
 
 impl Node {
@@ -81,6 +84,7 @@ impl Node {
             wake: Notify::new(),
             orders,
             coordinator: Mutex::default(),
+            watch: Mutex::default(),
         };
         (Arc::new(node), inbox)
     }
@@ -98,6 +102,21 @@ impl Node {
     /// The coordinator's sentence, as far as this node decided it last.
     pub fn coordinator_word(&self) -> Because {
         self.coordinator.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks in what is known of all nodes for what must never be.
+    pub(crate) fn look_out(&self, authority: &Authority) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let tell = |breach: Option<&Breach>| {
+            if let Some(breach) = breach {
+                let broken = breach.invariant.sentence();
+                tracing::error!(times = breach.times, "must never be ({broken}): {}", breach.seen);
+            }
+        };
+        tell(watch.record(authority));
+        for word in self.parts.health.peers().values().filter_map(|p| p.status.as_ref()) {
+            tell(watch.hear(word, authority));
+        }
     }
 
     /// The cluster as this node sees it.
@@ -146,9 +165,11 @@ impl Node {
             candidates: candidates(&view),
             authority,
             warnings: Vec::new(),
+            breaches: self.watch.lock().unwrap_or_else(PoisonError::into_inner).breaches(),
             nodes,
         };
         status.warnings = crate::view::warnings(&status, raft.fault.as_deref());
+        status.warnings.extend(crate::view::too_few_zones(&status, &document));
         status
     }
 

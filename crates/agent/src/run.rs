@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_core::authority::Phase;
+use quorate_core::lease::Voters;
 use quorate_core::node::{self, Data, Decision, Feed, Job, NodeView, Promise, Server};
 use quorate_core::report::Report;
 use quorate_core::state::{Change, State};
@@ -159,9 +160,11 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
     let parts = &node.parts;
     let term = state.authority.term;
     let members: BTreeSet<NodeId> = state.nodes.keys().copied().collect();
-    let voters = parts.consensus.status().voters;
+    let consensus = parts.consensus.status();
+    let voters = Voters { names: consensus.voters, version: consensus.voters_version };
     let promised = matches!(memory.promise, Promise::Kept(_));
     parts.health.set_cluster(term, voters, &members, promised);
+    node.look_out(&state.authority);
     let document = state.document();
     parts.health.set_strict(document.strict_reads);
     if memory.surrender.as_ref().is_some_and(|s| s.term < term) {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_core::authority::{Authority, Phase};
 use quorate_core::because::list;
 use quorate_core::candidates::Candidate;
-use quorate_core::document::Role;
+use quorate_core::document::{Document, Role};
+use quorate_core::invariant::Breach;
 use quorate_core::state::{Node, WallMillis};
 use quorate_core::status::NodeStatus;
-use quorate_core::{Because, NodeId, Term};
+use quorate_core::{Because, NodeId, Policy, Term};
 use serde::{Deserialize, Serialize};
 
 /// The cluster as one node sees it.
@@ -42,6 +43,9 @@ pub struct ClusterStatus {
     pub candidates: Vec<Candidate>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// What must never be and was seen by this node since its process began.
+    #[serde(default)]
+    pub breaches: Vec<Breach>,
     /// Members.
     pub nodes: BTreeMap<NodeId, Member>,
 }
@@ -64,7 +68,15 @@ pub struct Member {
 
 /// What a person should know, from the picture itself.
 pub fn warnings(status: &ClusterStatus, fault: Option<&str>) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let breach = |b: &Breach| {
+        format!(
+            "MUST NEVER BE, seen {} times ({}): {}; keep all logs and report it",
+            b.times,
+            b.invariant.sentence(),
+            b.seen
+        )
+    };
+    let mut warnings: Vec<String> = status.breaches.iter().map(breach).collect();
     if let Some(fault) = fault {
         warnings.push(format!("consensus has stopped on {}: {fault}", status.me));
     }
@@ -119,6 +131,21 @@ fn waiting(status: &ClusterStatus) -> Option<String> {
             "commits wait: copies are on {} only, and a commit set of {} is needed",
             list(holders.intersection(&rule.cohort)),
             list(&rule.cohort),
+        )
+    })
+}
+
+/// Commits that stand in fewer zones than the document asks for.
+pub fn too_few_zones(status: &ClusterStatus, document: &Document) -> Option<String> {
+    let wanted = document.copy_zones;
+    let there = match &status.authority.rule()?.policy {
+        Policy::Zones { zones, .. } => *zones,
+        Policy::Copies(_) | Policy::Named { .. } | Policy::WriterOnly => 1,
+    };
+    (there < wanted).then(|| {
+        format!(
+            "commits are sure of {there} zone only, and copy_zones asks for {wanted}: a standby in \
+             another zone is missing (`zone` in its node's configuration says where it stands)"
         )
     })
 }

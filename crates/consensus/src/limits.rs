@@ -50,6 +50,9 @@ pub const READ_WITHIN: Duration = Duration::from_secs(5);
 /// How long a change of members may take without the learner's catching up.
 pub const MEMBER_WITHIN: Duration = Duration::from_secs(10);
 
+/// Least time between two changes of voters; part of [`MEMBER_WITHIN`].
+pub use quorate_core::lease::VOTERS_REST;
+
 /// How long a new learner may take to catch up before it is left a learner.
 pub const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use openraft::error::{InitializeError, RaftError};
 use openraft::{LogIdOptionExt, ServerState};
 use quorate_core::NodeId;
+use quorate_core::lease::VotersVersion;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::error::Error;
 use crate::limits;
 use crate::machine::Machine;
+use crate::members::{LastChange, version};
 use crate::network::Network;
 use crate::options::{Options, Timing, config};
 use crate::peers::{Dial, Lost, Peers};
@@ -45,6 +47,8 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// The nodes whose majority decides.
     pub voters: BTreeSet<NodeId>,
+    /// Which change of members made them that.
+    pub voters_version: VotersVersion,
     /// The nodes that only follow.
     pub learners: BTreeSet<NodeId>,
     /// Whether a change of members is between its two steps.
@@ -98,6 +102,7 @@ impl<M: Machine> Log<M> {
             states,
             indexes,
             changing: Arc::default(),
+            last_change: Mutex::default(),
             reluctant: AtomicBool::new(false),
             heard: Mutex::new(None),
             poll: Mutex::default(),
@@ -211,6 +216,7 @@ impl<M: Machine> Log<M> {
             me: node.me,
             leader: *node.leader.borrow(),
             voters: members.voter_ids().map(|id| id.0).collect(),
+            voters_version: version(&seen.membership_config),
             learners: members.learner_ids().map(|id| id.0).collect(),
             changing: members.get_joint_config().len() > 1,
             raft_term: seen.current_term,
@@ -275,6 +281,8 @@ pub(crate) struct Node<M: Machine> {
     indexes: watch::Receiver<Option<u64>>,
     /// Held while the members are being changed from here.
     pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
+    /// The last change of voters that this process saw.
+    pub(crate) last_change: Mutex<LastChange>,
     reluctant: AtomicBool,
     /// When a leader was last heard.
     heard: Mutex<Option<Instant>>,

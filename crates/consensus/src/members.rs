@@ -1,11 +1,13 @@
 //! Who votes: what the leader does to add and to remove a node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, LogIdOptionExt};
+use openraft::{ChangeMembers, LogIdOptionExt, StoredMembership};
 use quorate_core::NodeId;
-use tokio::time::{Instant, sleep, timeout_at};
+use quorate_core::lease::VotersVersion;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::limits;
 use crate::log::Node;
@@ -37,7 +39,7 @@ impl<M: Machine> Node<M> {
         let learner = ChangeMembers::AddNodes(BTreeMap::from([(Name(node), Member { store })]));
         self.change(learner, until).await?;
         self.caught_up(node, until).await?;
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([Name(node)])), until).await
+        self.change_voters(ChangeMembers::AddVoterIds(BTreeSet::from([Name(node)])), until).await
     }
 
     /// Makes `node` no member at all.
@@ -49,9 +51,8 @@ impl<M: Machine> Node<M> {
             if voters.len() == 1 {
                 return Err(No::LastVoter { node });
             }
-            return self
-                .change(ChangeMembers::RemoveVoters(BTreeSet::from([Name(node)])), until)
-                .await;
+            let leaves = ChangeMembers::RemoveVoters(BTreeSet::from([Name(node)]));
+            return self.change_voters(leaves, until).await;
         }
         if members.get_node(&Name(node)).is_none() {
             return Ok(());
@@ -108,6 +109,37 @@ impl<M: Machine> Node<M> {
         }
     }
 
+    /// One change of voters, when leases of the voters before the present ones are over
+    /// ([`limits::VOTERS_REST`]). What this process has not seen happen counts from its first look.
+    async fn change_voters(&self, change: Change, until: Instant) -> Result<(), No> {
+        loop {
+            let rested = self.last_change().rested(self.me);
+            if Instant::now() >= rested {
+                break;
+            }
+            if rested > until {
+                let because = "the voters changed a moment ago; try again in 3 s".to_owned();
+                return Err(not_accepted(because));
+            }
+            sleep_until(rested).await;
+        }
+        let before = self.membership().voter_ids().map(|voter| voter.0).collect();
+        self.change(change, until).await?;
+        let mut last = self.last_change.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = version(&self.raft.metrics().borrow().membership_config);
+        *last = LastChange { version, seen: Some(Instant::now()), before };
+        Ok(())
+    }
+
+    fn last_change(&self) -> LastChange {
+        let mut last = self.last_change.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = version(&self.raft.metrics().borrow().membership_config);
+        if last.seen.is_none() || last.version != version {
+            *last = LastChange { version, seen: Some(Instant::now()), before: BTreeSet::new() };
+        }
+        last.clone()
+    }
+
     /// One change of members; a removed voter leaves altogether.
     async fn change(&self, change: Change, until: Instant) -> Result<(), No> {
         loop {
@@ -130,6 +162,33 @@ impl<M: Machine> Node<M> {
             }
         }
     }
+}
+
+/// A change of voters, as far as this process saw it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LastChange {
+    version: VotersVersion,
+    /// When; no earlier than it was known to a majority.
+    seen: Option<Instant>,
+    /// Who voted before, if that was seen.
+    before: BTreeSet<NodeId>,
+}
+
+impl LastChange {
+    /// When the next one may begin. A node that was the only voter knows of whatever it changed.
+    fn rested(&self, me: NodeId) -> Instant {
+        let seen = self.seen.unwrap_or_else(Instant::now);
+        if self.before == BTreeSet::from([me]) { seen } else { seen + limits::VOTERS_REST }
+    }
+}
+
+/// Which change the members here come from.
+pub(crate) fn version(members: &StoredMembership<Name, Member>) -> VotersVersion {
+    let id = members.log_id().as_ref();
+    id.map_or_else(VotersVersion::default, |id| VotersVersion {
+        raft_term: id.leader_id.term,
+        index: id.index,
+    })
 }
 
 fn not_accepted(because: String) -> No {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The reason for a decision. The same object goes to the log, `quorate status`, the event history
 /// and reports.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Because {
     /// A stable id: `R1` to `R16` of the authority protocol, or an operational rule such as `op-pause`.
     pub rule: String,

@@ -22,7 +22,7 @@ use crate::status::{Doing, NodeStatus};
 use crate::{Lsn, Moment, NodeId, Policy, Term};
 
 /// What is known of a node, here.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// When it was last heard; `None`: never.
     pub heard: Option<Moment>,

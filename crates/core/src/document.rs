@@ -98,6 +98,14 @@ pub struct Document {
     /// data nodes, 1 with two (so that either can be lost). Changes live.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_copies: Option<u8>,
+    /// For `timing = "quorum"`: in how many zones these copies must stand, so that a whole zone can be
+    /// lost without a commit. Changes live.
+    #[serde(skip_serializing_if = "is_one")]
+    pub copy_zones: u8,
+    /// Zones below which writes stop rather than go on with fewer. Unset: 1, so that a zone can be
+    /// lost and writes go on. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_copy_zones: Option<u8>,
     /// For `timing = "sync"`: the nodes that must hold every commit.
     pub sync_nodes: BTreeSet<NodeId>,
     /// For `timing = "semi_sync"`: milliseconds without a standby before falling back.
@@ -129,6 +137,8 @@ impl Default for Document {
             level: Level::default(),
             copies: 2,
             min_copies: None,
+            copy_zones: 1,
+            min_copy_zones: None,
             sync_nodes: BTreeSet::new(),
             semi_sync_timeout_ms: 10_000,
             max_lag_on_failover: 1024 * 1024,
@@ -140,6 +150,10 @@ impl Default for Document {
             gateway: Gateway::default(),
         }
     }
+}
+
+fn is_one(zones: &u8) -> bool {
+    *zones == 1
 }
 
 /// What is wrong with a document.
@@ -166,6 +180,18 @@ impl Document {
             && (least == 0 || least > self.copies)
         {
             bad("min_copies", format!("{least} is outside 1 to copies ({})", self.copies));
+        }
+        if self.copy_zones == 0 || self.copy_zones > self.copies {
+            let zones = self.copy_zones;
+            bad("copy_zones", format!("{zones} is outside 1 to copies ({})", self.copies));
+        } else if self.copy_zones > 1 && self.timing != Timing::Quorum {
+            bad("copy_zones", "only timing = \"quorum\" counts zones: use 1".to_owned());
+        }
+        if let Some(least) = self.min_copy_zones
+            && (least == 0 || least > self.copy_zones)
+        {
+            let most = self.copy_zones;
+            bad("min_copy_zones", format!("{least} is outside 1 to copy_zones ({most})"));
         }
         if self.timing == Timing::Sync && self.sync_nodes.is_empty() {
             bad("sync_nodes", "timing = \"sync\" needs at least one node name here".to_owned());
@@ -202,6 +228,11 @@ impl Document {
     /// The wishes for a node, or the defaults.
     pub fn node(&self, node: NodeId) -> NodeSpec {
         self.nodes.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// Zones below which writes stop.
+    pub fn least_zones(&self) -> u8 {
+        self.min_copy_zones.unwrap_or(1).min(self.copy_zones).max(1)
     }
 
     /// Copies below which writes stop, with `data_nodes` nodes that have a database.

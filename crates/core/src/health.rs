@@ -9,21 +9,24 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::coordinator::Peer;
-use crate::lease::{self, LeaseTiming};
+use crate::lease::{self, LeaseTiming, Voters, VotersVersion};
 use crate::status::{Hearing, NodeStatus};
 use crate::{Lsn, Moment, NodeId, Term};
 
 /// A heartbeat: the sender's word about itself, and the term it asks a lease for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Beat {
     /// The sender's word about itself.
     pub status: NodeStatus,
     /// As a writer: the term that it asks a lease for.
     pub lease: Option<Term>,
+    /// Whose majority it counts.
+    #[serde(default)]
+    pub voters: VotersVersion,
 }
 
 /// The answer to a heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BeatAnswer {
     /// The newest term the answering node knows.
     pub term: Term,
@@ -35,7 +38,7 @@ pub struct BeatAnswer {
 }
 
 /// Where a writer's log ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogEnd {
     /// The term it writes in.
     pub term: Term,
@@ -46,7 +49,7 @@ pub struct LogEnd {
 }
 
 /// What the gate must hear of a change, before anybody else hears of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GateWord {
     /// Nothing.
     Keep,
@@ -57,7 +60,7 @@ pub enum GateWord {
 }
 
 /// What follows from a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use = "the gate must hear its word"]
 pub struct Effect {
     /// For the gate.
@@ -67,7 +70,7 @@ pub struct Effect {
 }
 
 /// The health table of a node.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Table {
     me: NodeId,
     timing: LeaseTiming,
@@ -79,7 +82,7 @@ pub struct Table {
     grants: bool,
     members: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
-    voters: BTreeSet<NodeId>,
+    voters: Voters,
     status: Option<NodeStatus>,
     /// The newest term known here: no lease is granted below it.
     term: Term,
@@ -109,7 +112,7 @@ impl Table {
             grants: false,
             members: BTreeSet::new(),
             peers: BTreeMap::new(),
-            voters: BTreeSet::new(),
+            voters: Voters::default(),
             status: None,
             term: promised,
             holds: BTreeMap::new(),
@@ -126,7 +129,7 @@ impl Table {
     pub fn set_cluster(
         &mut self,
         term: Term,
-        voters: BTreeSet<NodeId>,
+        voters: Voters,
         members: &BTreeSet<NodeId>,
         promised: bool,
     ) -> Effect {
@@ -200,13 +203,13 @@ impl Table {
             .map(|(n, (_, at))| (*n, *at))
             .collect();
         clear_at.insert(self.me, self.held_below(term));
-        lease::clear(&self.voters, &clear_at, now)
+        lease::clear(&self.voters.names, &clear_at, now)
     }
 
     /// The end of the lease of the term we ask for.
     pub fn lease_until(&self, now: Moment) -> Option<Moment> {
         self.asking?;
-        lease::deadline(&self.timing, self.me, now, &self.voters, &self.granted)
+        lease::deadline(&self.timing, self.me, now, &self.voters.names, &self.granted)
     }
 
     /// Length of a lease.
@@ -225,14 +228,15 @@ impl Table {
     /// This node's next heartbeat, once it has something to say.
     pub fn beat(&self, now: Moment) -> Option<Beat> {
         let status = self.complete(self.status.clone()?, now);
-        Some(Beat { status, lease: self.asking })
+        Some(Beat { status, lease: self.asking, voters: self.voters.version })
     }
 
     /// A heartbeat came. `None`: one that could not be read.
     pub fn heard(&mut self, from: NodeId, beat: Option<Beat>, now: Moment) -> (BeatAnswer, Effect) {
         let mut granted = false;
         let mut gate = GateWord::Keep;
-        if let Some(term) = beat.as_ref().and_then(|b| b.lease)
+        let asks = |b: &Beat| b.lease.filter(|_| b.voters >= self.voters.version);
+        if let Some(term) = beat.as_ref().and_then(asks)
             && term >= self.term
             && self.grants
         {
@@ -372,8 +376,6 @@ fn differ(old: &NodeStatus, new: &NodeStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Because;
-    use crate::state::NodeKind;
     use crate::status::{Doing, ServerStatus, WriterStatus};
 
     fn ms(at: u64) -> Moment {
@@ -390,25 +392,13 @@ mod tests {
 
     fn join(table: &mut Table, names: &[&str], term: u64, promised: bool, now: Moment) {
         let members: BTreeSet<_> = names.iter().map(|n| node(n)).collect();
-        let _ = table.set_cluster(Term(term), members.clone(), &members, promised);
+        let voters = Voters { names: members.clone(), ..Voters::default() };
+        let _ = table.set_cluster(Term(term), voters, &members, promised);
         let status = NodeStatus {
-            node: table.me,
-            kind: NodeKind::Data,
-            version: String::new(),
             term: Term(term),
             promised: promised.then_some(Term(term)),
             doing: Doing::Following,
-            because: Because::default(),
-            progress: None,
-            report: None,
-            surrender: None,
-            server: None,
-            writer: None,
-            hears: BTreeMap::new(),
-            hold_ms: 0,
-            disk_ms: None,
-            document: 0,
-            coordinating: None,
+            ..NodeStatus::new(table.me)
         };
         let _ = table.set_status(status, now);
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Moment, NodeId};
 
 /// Lengths of the lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LeaseTiming {
     /// How long a voter's answer holds, on the voter's clock, from receipt.
     pub length: Duration,
@@ -38,6 +38,36 @@ impl LeaseTiming {
         let drift = self.length * self.drift_permille / 1000;
         self.length.saturating_sub(drift).saturating_sub(self.margin)
     }
+}
+
+/// Least time between two changes of the voters.
+///
+/// Majorities of two sets in a row meet; of the set before the last one, perhaps not, so that its
+/// leases must be over before the next change. They are one length after the last change is known
+/// to a majority, for from then on one of every majority refuses ([`Voters::version`]); as much again
+/// is for the time that the change takes from a node's log to its heartbeats.
+pub const VOTERS_REST: Duration = Duration::from_millis(3000);
+
+/// Whose majority grants leases, as a node knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Voters {
+    /// Who votes.
+    pub names: BTreeSet<NodeId>,
+    /// Which change of consensus' members made them voters.
+    pub version: VotersVersion,
+}
+
+/// Position of a change of members in the log of consensus: a later change is greater. A voter grants
+/// nothing to a writer that knows fewer changes than itself: that one would count the answer into a
+/// majority that decides nothing any more.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct VotersVersion {
+    /// Term of the log, not of a writer.
+    pub raft_term: u64,
+    /// Index in the log.
+    pub index: u64,
 }
 
 /// Until when the writer may answer, from when it *sent* the last beat that each voter granted.

@@ -13,6 +13,7 @@ pub mod drill;
 pub mod gateway;
 pub mod health;
 pub mod ids;
+pub mod invariant;
 pub mod lease;
 pub mod limits;
 pub mod node;

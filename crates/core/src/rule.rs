@@ -34,6 +34,16 @@ pub enum Policy {
         /// Members that must hold the commit.
         all_of: BTreeSet<NodeId>,
     },
+    /// `copies` members in at least `zones` failure domains. The rule says where each member stands,
+    /// so that everybody judges it alike.
+    Zones {
+        /// Least number of members.
+        copies: u8,
+        /// Least number of zones that they stand in.
+        zones: u8,
+        /// The zone of each member; one that is not named here counts for none.
+        zone_of: BTreeMap<NodeId, String>,
+    },
     /// The writer alone; an election accepts the loss of what lay beyond the best report.
     WriterOnly,
 }
@@ -47,6 +57,11 @@ impl Rule {
             Policy::Named { copies, all_of } => {
                 members >= usize::from((*copies).max(1))
                     && all_of.intersection(&self.cohort).all(|n| holders.contains(n))
+            }
+            Policy::Zones { copies, zones, zone_of } => {
+                let inside = holders.intersection(&self.cohort);
+                let held: BTreeSet<&String> = inside.filter_map(|n| zone_of.get(n)).collect();
+                members >= usize::from((*copies).max(1)) && held.len() >= usize::from(*zones)
             }
             Policy::WriterOnly => true,
         }
@@ -115,6 +130,27 @@ mod tests {
         assert!(rule.election_satisfied(&nodes("b")));
     }
 
+    fn two_zones() -> Rule {
+        let zone = |n: &NodeId| (*n, n.as_str()[..1].to_owned());
+        let cohort = nodes("a1 a2 b1 b2");
+        let zone_of = cohort.iter().map(zone).collect();
+        Rule { generation: 1, cohort, policy: Policy::Zones { copies: 2, zones: 2, zone_of } }
+    }
+
+    #[test]
+    fn a_zone_may_be_lost_as_a_whole() {
+        let rule = two_zones();
+        assert!(!rule.is_commit_set(&nodes("a1 a2")));
+        assert!(rule.is_commit_set(&nodes("a1 b2")));
+        assert!(!rule.is_commit_set(&nodes("a1 c1")));
+        assert!(rule.election_satisfied(&nodes("b1 b2")));
+        // One of each zone is missing: a commit may be on just these.
+        assert!(!rule.election_satisfied(&nodes("a1 b1")));
+        let at = |n: &str, lsn| (NodeId::new(n).unwrap(), Lsn(lsn));
+        let reached = BTreeMap::from([at("a1", 9), at("a2", 8), at("b1", 5), at("b2", 3)]);
+        assert_eq!(rule.safe_position(NodeId::new("a1").unwrap(), &reached), Some(Lsn(5)));
+    }
+
     #[test]
     fn safe_position_is_the_writers_commit_set() {
         let at = |n: &str, lsn| (NodeId::new(n).unwrap(), Lsn(lsn));
@@ -144,10 +180,16 @@ mod tests {
         #[test]
         fn every_commit_set_meets_every_election(
             cohort in subset(), holders in subset(), reporters in subset(),
-            copies in 1u8..5, all_of in subset(), named: bool,
+            copies in 1u8..5, all_of in subset(), zones in 1u8..4, kind in 0..3,
+            places in proptest::collection::vec(0u8..3, 5),
         ) {
-            let policy =
-                if named { Policy::Named { copies, all_of } } else { Policy::Copies(copies) };
+            let names = ["a", "b", "c", "d", "e"].map(|n| NodeId::new(n).unwrap());
+            let zone_of = names.into_iter().zip(places.iter().map(u8::to_string)).collect();
+            let policy = match kind {
+                0 => Policy::Copies(copies),
+                1 => Policy::Named { copies, all_of },
+                _ => Policy::Zones { copies, zones, zone_of },
+            };
             let rule = Rule { generation: 1, cohort: cohort.clone(), policy };
             if rule.is_commit_set(&holders) && rule.election_satisfied(&reporters) {
                 let met = holders.intersection(&reporters).any(|n| cohort.contains(n));

@@ -21,7 +21,7 @@ use crate::{Lsn, NodeId, Policy, Rule, Term, TimelineId};
 pub type WallMillis = u64;
 
 /// Whether a node has a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeKind {
     /// Runs a PostgreSQL server.

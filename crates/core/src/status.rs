@@ -45,7 +45,7 @@ pub enum Doing {
 }
 
 /// A writer's word that it will not acknowledge anything more in this term.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Surrender {
     /// The term given up.
     pub term: Term,
@@ -96,7 +96,7 @@ impl SurrenderReason {
 }
 
 /// Facts of a node's server.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServerStatus {
     /// `15.20`.
     pub version: String,
@@ -126,7 +126,7 @@ pub struct ServerStatus {
 }
 
 /// What the writer knows of one standby.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StandbyLink {
     /// Received.
     pub written: Lsn,
@@ -137,7 +137,7 @@ pub struct StandbyLink {
 }
 
 /// What only a writer can say.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WriterStatus {
     /// The term it writes in.
     pub term: Term,
@@ -156,7 +156,7 @@ pub struct WriterStatus {
 }
 
 /// How well a node hears another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hearing {
     /// Milliseconds since the last word; `None`: never.
     pub silent_ms: Option<u64>,
@@ -165,7 +165,7 @@ pub struct Hearing {
 }
 
 /// A node's word about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Who.
     pub node: NodeId,
@@ -201,4 +201,29 @@ pub struct NodeStatus {
     pub document: u64,
     /// As the coordinator: what it does and why.
     pub coordinating: Option<Because>,
+}
+
+impl NodeStatus {
+    /// The word of a node that has just begun and knows nothing.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            kind: NodeKind::Data,
+            version: String::new(),
+            term: Term(0),
+            promised: None,
+            doing: Doing::Starting,
+            because: Because::default(),
+            progress: None,
+            report: None,
+            surrender: None,
+            server: None,
+            writer: None,
+            hears: BTreeMap::new(),
+            hold_ms: 0,
+            disk_ms: None,
+            document: 0,
+            coordinating: None,
+        }
+    }
 }

@@ -253,6 +253,10 @@ async fn connection(
     let spec = account.spec();
     let wait = (|| worker.now(), spec.wait_ms);
     match pool.take(part, settings, spec.waiting_max, wait).await {
+        // The gate knows before the news gets here; what was sent now would be cut without an answer.
+        Had::Server(server) if server.is_over() => {
+            Err(Failed::Later("the writer's term has just ended".to_owned()))
+        }
         Had::Server(server) => Ok(server),
         Had::Place(place) => {
             let opened = Box::pin(open(worker, account, (at.node, at.here), part)).await;

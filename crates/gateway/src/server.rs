@@ -333,6 +333,11 @@ impl Server {
         }
     }
 
+    /// Whether the gate before it has closed since it was opened.
+    pub(crate) fn is_over(&self) -> bool {
+        self.fence.as_ref().is_some_and(|fence| fence.gate.term() != Some(fence.term))
+    }
+
     /// Whether it can serve somebody: nothing under way, no transaction open.
     pub(crate) fn is_clean(&self) -> bool {
         self.exchange.is_quiet()

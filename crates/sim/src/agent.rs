@@ -18,6 +18,7 @@ use quorate_core::authority::Phase;
 use quorate_core::coordinator::{self};
 use quorate_core::document::Document;
 use quorate_core::health::{Beat, Effect, GateWord, Table};
+use quorate_core::invariant::{Breach, Watch};
 use quorate_core::limits::{HEARTBEAT_EVERY, PROBE_EVERY};
 use quorate_core::node::{Feed, Job, OwnReign, Promise};
 use quorate_core::report::Report;
@@ -163,6 +164,7 @@ pub(crate) struct Agent {
     /// A promise is being written: the loop waits.
     pub(crate) writing: bool,
     pub(crate) table: Table,
+    pub(crate) watch: Watch,
     coordinator: coordinator::Memory,
     word: Because,
     job: Option<Running>,
@@ -204,6 +206,7 @@ impl Agent {
             promise: promise.map_or(Promise::Lost, Promise::Kept),
             writing: false,
             table: Table::new(me, promise.unwrap_or_default(), now),
+            watch: Watch::default(),
             coordinator: coordinator::Memory::default(),
             word: Because::default(),
             job: None,
@@ -303,6 +306,14 @@ impl World {
         }
     }
 
+    /// A node has seen what must never be.
+    pub(crate) fn noticed(&mut self, breach: Option<Breach>) {
+        if let Some(breach) = breach {
+            let text = format!("{}: {}", breach.invariant.sentence(), breach.seen);
+            self.checks.fail(self.now, &text);
+        }
+    }
+
     pub(crate) fn agent_hears(&mut self, from: usize, to: usize, message: Message) {
         let now = self.moment(to);
         let name = self.hosts[from].name;
@@ -310,6 +321,8 @@ impl World {
         match message {
             Message::Beat { beat, sent } => {
                 let (answer, effect) = agent.table.heard(name, Some(Beat::clone(&beat)), now);
+                let breach = agent.watch.hear(&beat.status, &agent.state.authority).cloned();
+                self.noticed(breach);
                 self.effect(to, effect);
                 self.send(to, from, Message::BeatAnswer { answer, sent });
             }

@@ -104,12 +104,13 @@ fn wanted(
     writer: NodeId,
     copies: &Copies,
 ) -> Option<(BTreeSet<NodeId>, Policy)> {
-    let nodes = view.state.data_nodes().filter(|n| counts(view, document, *n)).count();
+    let nodes: BTreeSet<NodeId> =
+        view.state.data_nodes().filter(|n| counts(view, document, *n)).collect();
     match document.timing {
         Timing::Async => Some(alone(copies)),
         Timing::SemiSync => semi_sync(view, memory, document, writer, copies),
-        Timing::Sync => sync(document, nodes, copies),
-        Timing::Quorum => quorum(view, memory, document, writer, copies, nodes),
+        Timing::Sync => sync(document, nodes.len(), copies),
+        Timing::Quorum => quorum(view, memory, document, writer, copies, &nodes),
     }
 }
 
@@ -151,39 +152,82 @@ fn sync(document: &Document, nodes: usize, copies: &Copies) -> Option<(BTreeSet<
     })
 }
 
+/// How far a commit is spread.
+#[derive(Clone, Copy)]
+struct Spread {
+    copies: u8,
+    zones: u8,
+}
+
+impl Spread {
+    /// The spread that a rule asks for.
+    fn of(policy: &Policy) -> Self {
+        match policy {
+            Policy::Copies(copies) | Policy::Named { copies, .. } => {
+                Self { copies: *copies, zones: 1 }
+            }
+            Policy::Zones { copies, zones, .. } => Self { copies: *copies, zones: *zones },
+            Policy::WriterOnly => Self { copies: 1, zones: 1 },
+        }
+    }
+
+    /// No more than the other in either.
+    fn at_most(self, other: Self) -> Self {
+        Self { copies: self.copies.min(other.copies), zones: self.zones.min(other.zones) }
+    }
+
+    /// At least the other in both.
+    fn reaches(self, other: Self) -> bool {
+        self.copies >= other.copies && self.zones >= other.zones
+    }
+}
+
 fn quorum(
     view: &ClusterView<'_>,
     memory: &Memory,
     document: &Document,
     writer: NodeId,
     copies: &Copies,
-    nodes: usize,
+    nodes: &BTreeSet<NodeId>,
 ) -> Option<(BTreeSet<NodeId>, Policy)> {
     let Copies { cohort, present, .. } = copies;
-    let rule = |cohort: &BTreeSet<NodeId>, copies: u8| match copies {
+    let zone = |n: &NodeId| Some((*n, view.state.nodes.get(n)?.zone.clone()));
+    let spread = |nodes: &BTreeSet<NodeId>| {
+        let zones: BTreeSet<String> = nodes.iter().filter_map(zone).map(|(_, zone)| zone).collect();
+        Spread { copies: nodes.len() as u8, zones: zones.len() as u8 }
+    };
+    let rule = |cohort: &BTreeSet<NodeId>, wanted: Spread| match (wanted.copies, wanted.zones) {
         // Where one copy is enough it is the writer's; other members would only have to answer
         // every election.
-        0 | 1 => ([writer].into(), Policy::Copies(1)),
-        _ => (cohort.clone(), Policy::Copies(copies)),
+        (0 | 1, _) => ([writer].into(), Policy::Copies(1)),
+        (copies, 0 | 1) => (cohort.clone(), Policy::Copies(copies)),
+        (copies, zones) => {
+            let zone_of = cohort.iter().filter_map(zone).collect();
+            (cohort.clone(), Policy::Zones { copies, zones, zone_of })
+        }
     };
-    let full = document.copies.min(nodes.max(1) as u8);
-    if present.len() >= usize::from(full) {
+    let all = spread(nodes);
+    let asked = Spread { copies: document.copies, zones: document.copy_zones };
+    let full = asked.at_most(Spread { copies: all.copies.max(1), zones: all.zones.max(1) });
+    let there = spread(present);
+    if there.reaches(full) {
         return Some(rule(cohort, full));
     }
-    let now = view.state.authority.rule().map_or(1, |r| match r.policy {
-        Policy::Copies(n) => n,
-        Policy::Named { copies, .. } => copies,
-        Policy::WriterOnly => 1,
+    let now = view.state.authority.rule().map_or(Spread { copies: 1, zones: 1 }, |r| {
+        let Spread { copies, zones } = Spread::of(&r.policy);
+        Spread { copies, zones: zones.min(full.zones) }
     });
-    let possible = (present.len() as u8).min(full);
-    if possible >= now {
+    let possible = there.at_most(full);
+    if possible.reaches(now) {
         return Some(rule(cohort, possible));
     }
-    // Fewer copies than the rule asks for: commits wait. Go on with fewer only where the
-    // document allows it, and only once the absent ones had time to return.
+    // Less than the rule asks for: commits wait. Go on with less only where the document allows
+    // it, and only once the absent ones had time to return.
     let gone = |n: &NodeId| memory.absent_for(view, *n) >= DEGRADE_AFTER || !view.hears(*n);
     let surely_absent = cohort.difference(present).all(gone);
-    (possible >= document.least_copies(nodes) && surely_absent).then(|| rule(present, possible))
+    let least =
+        Spread { copies: document.least_copies(nodes.len()), zones: document.least_zones() };
+    (possible.reaches(least) && surely_absent).then(|| rule(present, possible))
 }
 
 fn explain(current: &Rule, cohort: &BTreeSet<NodeId>, policy: &Policy) -> String {
@@ -194,6 +238,9 @@ fn explain(current: &Rule, cohort: &BTreeSet<NodeId>, policy: &Policy) -> String
         Policy::Copies(n) => format!("commits need {n} copies"),
         Policy::Named { copies, all_of } => {
             format!("commits need {copies} copies, among them {}", list(all_of))
+        }
+        Policy::Zones { copies, zones, .. } => {
+            format!("commits need {copies} copies in {zones} zones")
         }
         Policy::WriterOnly => "commits need the writer's copy only".to_owned(),
     };

@@ -195,23 +195,14 @@ fn hears() -> Hearing {
 fn peer(name: &str, term: u64) -> Peer {
     let hears = ["a", "b", "c", "w"].map(|n| (node(n), hears())).into();
     let status = NodeStatus {
-        node: node(name),
         kind: if name == "w" { NodeKind::Witness } else { NodeKind::Data },
-        version: String::new(),
         term: Term(term),
         promised: Some(Term(term)),
         doing: Doing::Following,
-        because: Because::default(),
-        progress: None,
-        report: None,
-        surrender: None,
         server: Some(ServerStatus::default()),
-        writer: None,
         hears,
-        hold_ms: 0,
-        disk_ms: None,
         document: 1,
-        coordinating: None,
+        ..NodeStatus::new(node(name))
     };
     Peer { heard: None, gone: false, status: Some(status) }
 }
@@ -603,6 +594,41 @@ fn three_data_nodes_do_not_go_below_two_copies_by_themselves() {
     assert_eq!(seen.after(COHORT_ABSENCE * 2).change, None);
     seen.document(Document { min_copies: Some(1), ..Document::default() });
     assert_eq!(seen.opens(), Some(rule(2, "a", Policy::Copies(1))));
+}
+
+/// a and b stand in one zone, c in another.
+fn in_zones(seen: &mut Seen, document: Document) -> Policy {
+    let mut zone_of = BTreeMap::new();
+    for (name, zone) in [("a", "west"), ("b", "west"), ("c", "east")] {
+        seen.state.nodes.get_mut(&node(name)).unwrap().zone = zone.to_owned();
+        zone_of.insert(node(name), zone.to_owned());
+    }
+    seen.document(document);
+    Policy::Zones { copies: 2, zones: 2, zone_of }
+}
+
+#[test]
+fn copies_are_spread_over_zones_and_a_lost_zone_stops_nothing() {
+    let mut seen = Seen::serving();
+    let policy = in_zones(&mut seen, Document { copy_zones: 2, ..Document::default() });
+    let spread = rule(2, "a b c", policy.clone());
+    assert_eq!(seen.opens(), Some(spread));
+    // The other zone is gone: commits go on in one.
+    seen.rule("a b c", policy);
+    seen.lose("c");
+    seen.writes("a", &["b"]);
+    assert_eq!(seen.opens(), Some(rule(2, "a b", Policy::Copies(2))));
+    // Unless the operator wants two whatever happens.
+    let strict = Document { copy_zones: 2, min_copy_zones: Some(2), ..Document::default() };
+    in_zones(&mut seen, strict);
+    assert_eq!(seen.after(COHORT_ABSENCE * 2).change, None);
+}
+
+#[test]
+fn where_there_is_one_zone_copies_are_enough() {
+    let mut seen = Seen::serving();
+    seen.document(Document { copy_zones: 2, ..Document::default() });
+    assert_eq!(seen.opens(), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod authority;
 mod coordinator;
 mod fixture;
+mod lease;
 mod model;
 mod node;
 mod plan;

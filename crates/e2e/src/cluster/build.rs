@@ -27,6 +27,7 @@ pub struct Builder {
     /// Size of each data node's own file system, in MiB.
     disks: Option<u32>,
     env: Vec<(String, String, String)>,
+    zones: BTreeMap<String, String>,
 }
 
 const PASSWORD: &str = "end-to-end";
@@ -86,6 +87,13 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, node: &str, key: &str, value: &str) -> Self {
         self.env.push((node.to_owned(), key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Says in which zone a node stands.
+    #[must_use]
+    pub fn zone(mut self, node: &str, zone: &str) -> Self {
+        self.zones.insert(node.to_owned(), zone.to_owned());
         self
     }
 
@@ -195,6 +203,9 @@ impl Builder {
             let listen = settings.get_mut("listen").and_then(|l| l.as_table_mut());
             let listen = listen.context("[listen] is a table")?;
             listen.insert("read_only".to_owned(), at.to_string().into());
+        }
+        if let Some(zone) = self.zones.get(name) {
+            settings.insert("zone".to_owned(), zone.clone().into());
         }
         let probe = node.disk_probe();
         std::fs::create_dir_all(probe.parent().context("a probe has a directory")?)?;

@@ -109,6 +109,32 @@ fn sync_waits_for_the_node_it_names() -> Result<()> {
 }
 
 #[test]
+fn a_commit_stands_in_two_zones() -> Result<()> {
+    let scenario = Scenario::new(
+        "copy_zones = 2: without the only standby of the other zone no commit is acknowledged although \
+         one of the same zone has it, until consensus has recorded that one zone is enough for now",
+    );
+    let cluster = Cluster::of(3).zone("n1", "west").zone("n2", "west").zone("n3", "east");
+    let cluster = cluster.start()?;
+    let in_two = |policy: &Value| policy.get("zones").is_some();
+    apply(&cluster, "copy_zones = 2\n")?;
+    wait_policy(&cluster, "one of two zones", in_two)?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    let workload = cluster.workload(patient(), &["n1"]);
+    flows(&cluster, &workload)?;
+    cluster.partition_for("n3 | n1 n2", &wal_only());
+    wait_blocked(&cluster, &workload)?;
+    scenario.step("n2 has it and n3 has not: a write hangs");
+    flows(&cluster, &workload)?;
+    let rules = cluster.status_of("n1")?.authority.rules;
+    ensure!(rules.last().is_some_and(|r| !in_two(&r.policy)), "writes went on under {rules:?}");
+    scenario.step("consensus recorded that one zone is enough, writes go on");
+    cluster.heal();
+    wait_policy(&cluster, "one of two zones again", in_two)?;
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
 fn async_loses_no_more_than_allowed_and_keeps_it() -> Result<()> {
     let scenario = Scenario::new(
         "async: a writer is lost with log that nobody received. More than max_lag_on_failover: no \

@@ -76,6 +76,9 @@ fn rule_words(status: &ClusterStatus) -> String {
             Policy::Named { copies, all_of } => {
                 format!("{copies} of {}, among them {}", list(&r.cohort), list(all_of))
             }
+            Policy::Zones { copies, zones, .. } => {
+                format!("{copies} of {}, in {zones} zones", list(&r.cohort))
+            }
             Policy::WriterOnly => "the writer alone".to_owned(),
         })
         .collect();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quorate_core::health::{Effect, GateWord};
+use quorate_core::lease::Voters;
 use quorate_core::node::{self, Action, Data, Feed, Job, NodeView, Promise, Server};
 use quorate_core::report::Report;
 use quorate_core::state::{Change, NodeKind};
@@ -58,7 +59,8 @@ impl World {
 
     pub(super) fn take_in(&mut self, node: usize) {
         let now = self.moment(node);
-        let voters: BTreeSet<NodeId> = self.hosts.iter().map(|h| h.name).collect();
+        let names = self.hosts.iter().map(|h| h.name).collect();
+        let voters = Voters { names, ..Voters::default() };
         let stuck = self.disk_stuck(node) >= DISK_STUCK_AFTER;
         let incomplete = self.hosts[node].disk.data.rewound.is_some();
         let Some(agent) = self.hosts[node].agent.as_mut() else { return };
@@ -68,6 +70,7 @@ impl World {
         let promised = matches!(agent.promise, Promise::Kept(_));
         let effect = agent.table.set_cluster(term, voters, &members, promised);
         agent.table.set_strict(state.document().strict_reads);
+        let breach = agent.watch.record(&state.authority).cloned();
         if agent.surrender.as_ref().is_some_and(|s| s.term < term) {
             agent.surrender = None;
         }
@@ -121,6 +124,7 @@ impl World {
         let waits = word.is_some_and(|w| w.term == term && !w.serving);
         agent.writer_waits = waits.then(|| agent.writer_waits.unwrap_or(now));
         self.effect(node, effect);
+        self.noticed(breach);
         if let Some(change) = drop_plan {
             self.propose(node, "drop-switchover", change);
         }

@@ -3,13 +3,18 @@
 use std::time::Instant;
 
 use quorate_core::Policy;
+use quorate_core::invariant::Invariant;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::Happening::{self, *};
+use super::world::name;
 use super::{Flaw, Protocol, Rules, Scenario};
 
-const ALWAYS: [&str; 3] =
-    ["acknowledged never lost", "a read never un-happens", "one writer per term"];
+const ALWAYS: [&str; 3] = [
+    Invariant::AcknowledgedKept.sentence(),
+    Invariant::ShownKept.sentence(),
+    Invariant::OneWriterPerTerm.sentence(),
+];
 
 const ABC: &[usize] = &[0, 1, 2];
 const AB: &[usize] = &[0, 1];
@@ -45,7 +50,7 @@ fn scenario(title: &'static str, rules: Rules, terms: u8, writes: u8, crashes: u
     }
 }
 
-fn full() -> bool {
+pub(crate) fn full() -> bool {
     std::env::var("QUORATE_MODEL").is_ok_and(|v| v == "full")
 }
 
@@ -180,6 +185,25 @@ fn four_nodes() {
     holds(four("four nodes, three copies", FOUR));
     holds(four("four nodes, grow", GROW_FOUR));
     holds(four("four nodes, swap", SWAP));
+}
+
+/// Nodes 0 and 1 stand in one zone, 2 and 3 in another.
+fn zones(copies: u8) -> Policy {
+    let zone = |i: usize| (name(i), if i < 2 { "west" } else { "east" }.to_owned());
+    Policy::Zones { copies, zones: 2, zone_of: (0..4).map(zone).collect() }
+}
+
+fn rules(rules: Vec<(&'static [usize], Policy)>) -> Rules {
+    Box::leak(rules.into_boxed_slice())
+}
+
+#[test]
+fn copies_in_two_zones() {
+    let four = |title, rules| Scenario { nodes: 4, ..scenario(title, rules, 2, 1, 0) };
+    holds(four("two zones", rules(vec![(ABCD, zones(2))])));
+    holds(four("to two zones", rules(vec![(ABCD, TWO), (ABCD, zones(2))])));
+    holds(four("to one zone", rules(vec![(ABCD, zones(2)), (AB, TWO)])));
+    needed(Flaw::ZonesUncounted, four("two zones", rules(vec![(ABCD, zones(2))])));
 }
 
 #[test]

@@ -17,9 +17,11 @@ mod step;
 mod world;
 
 use quorate_core::authority::{Phase, judge};
+use quorate_core::invariant::Invariant;
 use quorate_core::{Because, Change, Policy, Term, TimelineId};
 use stateright::{Model, Property};
 
+pub(crate) use checks::full;
 use step::{adopt, open, settle, step};
 use world::{Node, Own, Process, World, founded, name, rule, shared_rule};
 
@@ -60,6 +62,8 @@ pub(crate) enum Flaw {
     GrantUnbound,
     /// R7: a writer outside the cohort counts as a copy.
     WriterOutside,
+    /// R7: copies count wherever they stand, where the rule asks for zones.
+    ZonesUncounted,
 }
 
 /// Who commits and elects: members by number, and the policy.
@@ -221,10 +225,12 @@ impl Model for Protocol {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
+        let always =
+            |what: Invariant, so: fn(&Self, &World) -> bool| Property::always(what.sentence(), so);
         vec![
-            Property::always("acknowledged never lost", |_, w: &World| w.survives(&w.acked)),
-            Property::always("a read never un-happens", |_, w: &World| w.survives(&w.shown)),
-            Property::always("one writer per term", |_, w: &World| w.one_writer_per_term()),
+            always(Invariant::AcknowledgedKept, |_, w| w.survives(&w.acked)),
+            always(Invariant::ShownKept, |_, w| w.survives(&w.shown)),
+            always(Invariant::OneWriterPerTerm, |_, w| w.one_writer_per_term()),
             Property::sometimes("a later term acknowledges", |_, w: &World| {
                 w.acked.iter().any(|a| a.1 > 1)
             }),

@@ -264,6 +264,13 @@ pub(crate) fn settle(world: &mut World, flaw: Flaw, i: usize) {
         wrong.cohort.insert(name(i));
         rule = wrong.into();
     }
+    if flaw == Flaw::ZonesUncounted
+        && let Policy::Zones { copies, .. } = rule.policy
+    {
+        let mut wrong = Rule::clone(&rule);
+        wrong.policy = Policy::Copies(copies);
+        rule = wrong.into();
+    }
     let safe = rule.safe_position(name(i), &reached).unwrap_or_default().0;
     if let Some((generation, at)) = own.mark
         && own.rule.value.generation == generation

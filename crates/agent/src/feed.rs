@@ -2,7 +2,7 @@
 //! standby's lineage (rule R4) before a byte of log passes, in either direction.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::report::{self, Report};
 use quorate_core::{Lsn, NodeId, Term, TimelineId};
@@ -29,7 +29,10 @@ pub enum Hello {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Go on: what follows is PostgreSQL's protocol.
-    Welcome,
+    Welcome {
+        /// My timeline and those it came from.
+        timelines: Vec<TimelineId>,
+    },
     /// Your log left my history at this point: rewind first.
     Diverged { fork: Lsn },
     /// The log from your end on is no longer kept: copy the database.
@@ -45,6 +48,8 @@ pub enum FeedNews {
     Diverged { term: Term, fork: Lsn },
     /// The writer of this term has no longer the log that is needed.
     LogGone { term: Term },
+    /// The local server asks the writer of this term for a timeline that it never had.
+    Astray { term: Term, timeline: TimelineId },
 }
 
 /// Leads the local walreceiver to a writer.
@@ -59,6 +64,8 @@ pub struct Follow {
     pub database: Arc<Database>,
     /// Whom to tell.
     pub news: mpsc::Sender<FeedNews>,
+    /// The writer's timelines, as it named them last.
+    pub timelines: Mutex<Vec<TimelineId>>,
 }
 
 impl Target for Follow {
@@ -68,7 +75,10 @@ impl Target for Follow {
             let end = end.ok_or_else(|| io::Error::other("the log's end is not known yet"))?;
             let hello = Hello::Follow { term: self.term, end };
             match greet(&self.links, self.writer, &hello).await? {
-                (Answer::Welcome, stream) => Ok(Box::new(stream) as BoxStream),
+                (Answer::Welcome { timelines }, stream) => {
+                    *self.timelines.lock().unwrap_or_else(PoisonError::into_inner) = timelines;
+                    Ok(Box::new(stream) as BoxStream)
+                }
                 (Answer::Diverged { fork }, _) => {
                     let _ = self.news.send(FeedNews::Diverged { term: self.term, fork }).await;
                     Err(io::Error::other(format!("the log left the writer's history at {fork}")))
@@ -80,6 +90,14 @@ impl Target for Follow {
                 (Answer::NotServing { because }, _) => Err(io::Error::other(because)),
             }
         })
+    }
+
+    fn asked(&self, timeline: TimelineId) {
+        let known = self.timelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(&timeline) {
+            // When the queue is full, the next attempt tells.
+            let _ = self.news.try_send(FeedNews::Astray { term: self.term, timeline });
+        }
     }
 }
 
@@ -97,7 +115,7 @@ impl Target for Copy {
     fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async move {
             match greet(&self.links, self.writer, &Hello::Copy { term: self.term }).await? {
-                (Answer::Welcome, stream) => Ok(Box::new(stream) as BoxStream),
+                (Answer::Welcome { .. }, stream) => Ok(Box::new(stream) as BoxStream),
                 (Answer::Diverged { .. } | Answer::LogGone, _) => Err(io::Error::other("refused")),
                 (Answer::NotServing { because }, _) => Err(io::Error::other(because)),
             }
@@ -124,6 +142,11 @@ pub struct Lineage {
 }
 
 impl Lineage {
+    /// The timeline and all its ancestors.
+    pub fn timelines(&self) -> Vec<TimelineId> {
+        self.forks.iter().map(|(timeline, _)| *timeline).chain([self.timeline]).collect()
+    }
+
     /// Whether a standby with this log end may attach; else where its log left this history.
     pub fn admits(&self, end: &Report) -> Result<(), Lsn> {
         #[cfg(feature = "sabotage")]

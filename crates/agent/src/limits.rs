@@ -44,3 +44,5 @@ pub const QUIET_WAIT: Duration = Duration::from_millis(250);
 pub const KEPT_TAIL_BYTES_MAX: u64 = 1 << 30;
 /// Diverged tails kept on a node.
 pub const KEPT_TAILS_MAX: usize = 3;
+/// Least time between two restarts of a server that wants a timeline which its writer never had.
+pub const ASTRAY_RETRY: Duration = Duration::from_secs(5);

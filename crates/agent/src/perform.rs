@@ -1,6 +1,6 @@
 //! Performing: one arm per action. What takes time becomes a job, and its end a message.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use quorate_core::Term;
 use quorate_core::node::{Action, Data, Feed, Job};
@@ -250,6 +250,7 @@ fn follow(node: &Arc<Node>, memory: &mut Memory, writer: NodeId, term: Term) {
         links: node.parts.links.clone(),
         database: Arc::clone(database),
         news: memory.feed_news.clone(),
+        timelines: Mutex::default(),
     };
     database.feed.set_target(Some(Arc::new(target)));
     memory.feed = Feed::Open { from: writer, term };

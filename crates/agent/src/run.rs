@@ -18,7 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::database;
 use crate::feed::FeedNews;
-use crate::limits::{CONFIRM_RETRY, CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD};
+use crate::limits::{
+    ASTRAY_RETRY, CONFIRM_RETRY, CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD,
+};
 use crate::node::{Node, Order};
 use crate::perform::{self, Message, Outcome, Running, spawn_proposal};
 use crate::reign::Reign;
@@ -44,6 +46,8 @@ pub struct Memory {
     pub feed: Feed,
     /// Where feeds tell their news.
     pub feed_news: mpsc::Sender<FeedNews>,
+    /// When the local server was last found to want a timeline that is none of the writer's.
+    astray: Option<Moment>,
     /// Where the local log left the writer's history, when it was refused for that.
     pub fork: Option<Lsn>,
     /// The frozen log end of the present term.
@@ -263,6 +267,7 @@ impl Memory {
             trouble: None,
             feed: Feed::Closed,
             feed_news,
+            astray: None,
             fork: None,
             report: None,
             surrender: None,
@@ -432,6 +437,16 @@ impl Memory {
                 if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
                     tracing::warn!(%term, "too far behind: the database must be copied again");
                     self.feed = Feed::LogGone { term };
+                    self.ask_no_more(node);
+                }
+            }
+            FeedNews::Astray { term, timeline } => {
+                let now = clock::now();
+                let lately = self.astray.is_some_and(|at| now.since(at) < ASTRAY_RETRY);
+                if !lately && matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
+                    tracing::warn!(%term, %timeline, "the server wants a timeline that is no more");
+                    self.astray = Some(now);
+                    self.feed = Feed::Astray { term };
                     self.ask_no_more(node);
                 }
             }

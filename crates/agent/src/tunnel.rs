@@ -71,13 +71,16 @@ async fn judge(
         return refuse(format!("{} does not write in term {term}", node.parts.me));
     };
     match hello {
-        Hello::Copy { .. } => (Answer::Welcome, Some((reign, Lsn(0)))),
+        Hello::Copy { .. } => (Answer::Welcome { timelines: Vec::new() }, Some((reign, Lsn(0)))),
         Hello::Follow { end, .. } => match reign.lineage.admits(end) {
             Ok(()) if !node.parts.database.as_ref().is_some_and(|d| d.has_log(end.lsn)) => {
                 tracing::warn!(%peer, end = %end.lsn, "the log that a standby needs is gone");
                 (Answer::LogGone, None)
             }
-            Ok(()) => (Answer::Welcome, Some((reign, end.lsn))),
+            Ok(()) => {
+                let timelines = reign.lineage.timelines();
+                (Answer::Welcome { timelines }, Some((reign, end.lsn)))
+            }
             Err(fork) => {
                 tracing::warn!(%peer, end = %end.lsn, %fork, "refused a diverged standby");
                 (Answer::Diverged { fork }, None)

@@ -92,6 +92,12 @@ pub enum Feed {
         /// The writer's term.
         term: Term,
     },
+    /// The local log is on the history of this term's writer, and the local server wants to go on in
+    /// another one: it heard of a timeline that came to nothing, and forgets that only by a restart.
+    Astray {
+        /// The writer's term.
+        term: Term,
+    },
 }
 
 /// A writer's own progress in its term.
@@ -603,7 +609,17 @@ fn standby(view: &NodeView<'_>, writer: NodeId) -> Decision {
         Feed::LogGone { term: t } if t == term => {
             idle(Doing::Detached, "rejoin", format!("too far behind; waiting for {writer} to open"))
         }
-        Feed::Closed | Feed::Open { .. } | Feed::Diverged { .. } | Feed::LogGone { .. } => act(
+        Feed::Astray { term: t } if t == term => act(
+            vec![Action::CloseFeed, Action::ShutServer],
+            Doing::Recovering,
+            "rejoin",
+            format!("the server waits for a timeline that {writer} never had: restarting it"),
+        ),
+        Feed::Closed
+        | Feed::Open { .. }
+        | Feed::Diverged { .. }
+        | Feed::LogGone { .. }
+        | Feed::Astray { .. } => act(
             vec![Action::CloseFeed, Action::Follow { writer, term }],
             Doing::Detached,
             "R4",

@@ -9,7 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use quorate_core::TimelineId;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,6 +23,9 @@ use crate::{Error, limits};
 pub trait Target: Send + Sync {
     /// Opens one tunnel. Dropping the future gives up.
     fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
+
+    /// Through an open tunnel the local walreceiver asks for the log of this timeline.
+    fn asked(&self, _timeline: TimelineId) {}
 }
 
 /// Where the socket is and whose it is.
@@ -184,7 +188,9 @@ async fn relay(
                 tokio::select! {
                     biased;
                     () = changed(&mut aim, generation) => {}
-                    () = bridge(&mut client, &early, tunnel) => rest.ended(generation, opened),
+                    () = bridge(&mut client, &early, tunnel, &*target) => {
+                        rest.ended(generation, opened);
+                    }
                 }
                 return;
             }
@@ -236,16 +242,53 @@ async fn left(client: &mut UnixStream, early: &mut Vec<u8>) {
     }
 }
 
-async fn bridge(client: &mut UnixStream, early: &[u8], mut tunnel: BoxStream) {
+async fn bridge(client: &mut UnixStream, early: &[u8], mut tunnel: BoxStream, target: &dyn Target) {
     let bridged = async {
         tunnel.write_all(early).await?;
         tunnel.flush().await?;
-        let (up, down) = (limits::FEEDBACK_CHUNK, limits::WAL_CHUNK);
-        copy_bidirectional_with_sizes(client, &mut tunnel, up, down).await
+        let (from_client, to_client) = client.split();
+        let (from_tunnel, to_tunnel) = tokio::io::split(tunnel);
+        let heed = |chunk: &[u8]| {
+            if let Some(timeline) = asked_timeline(chunk) {
+                target.asked(timeline);
+            }
+        };
+        tokio::select! {
+            passed = pass(from_client, to_tunnel, limits::FEEDBACK_CHUNK, heed) => passed,
+            passed = pass(from_tunnel, to_client, limits::WAL_CHUNK, |_| {}) => passed,
+        }
     };
     if let Err(error) = bridged.await {
         tracing::debug!(%error, "a WAL tunnel ended");
     }
+}
+
+/// Passes everything on until its source ends.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    size: usize,
+    heed: impl Fn(&[u8]),
+) -> io::Result<()> {
+    let mut chunk = vec![0; size];
+    loop {
+        let n = from.read(&mut chunk).await?;
+        if n == 0 {
+            return to.shutdown().await;
+        }
+        heed(&chunk[..n]);
+        to.write_all(&chunk[..n]).await?;
+        to.flush().await?;
+    }
+}
+
+/// The timeline of a walreceiver's `START_REPLICATION … TIMELINE n`. It sends one query at a time
+/// and waits for its answer, so that a query is a chunk by itself.
+fn asked_timeline(chunk: &[u8]) -> Option<TimelineId> {
+    let query = chunk.strip_prefix(b"Q")?.get(4..)?;
+    let query = std::str::from_utf8(query.strip_suffix(b"\0")?).ok()?;
+    let (_, timeline) = query.strip_prefix("START_REPLICATION ")?.split_once(" TIMELINE ")?;
+    timeline.trim().parse().ok().map(TimelineId)
 }
 
 /// Counts a tunnel while it exists.
@@ -261,5 +304,23 @@ impl<'a> Live<'a> {
 impl Drop for Live<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_walreceiver_asks_for() {
+        let query = |text: &str| [b"Q\0\0\0\0", text.as_bytes(), b"\0"].concat();
+        let asked = |text| asked_timeline(&query(text));
+        assert_eq!(asked("START_REPLICATION 0/1800000 TIMELINE 3"), Some(TimelineId(3)));
+        let named = "START_REPLICATION SLOT \"n2\" 0/1800000 TIMELINE 12";
+        assert_eq!(asked(named), Some(TimelineId(12)));
+        for other in ["IDENTIFY_SYSTEM", "TIMELINE_HISTORY 3", "START_REPLICATION 0/1 TIMELINE x"] {
+            assert_eq!(asked(other), None);
+        }
+        assert_eq!(asked_timeline(b"d START_REPLICATION 0/1 TIMELINE 3\0"), None);
     }
 }

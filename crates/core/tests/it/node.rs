@@ -393,3 +393,19 @@ fn a_rewound_server_waits_for_the_present_writers_log_only() {
         assert_eq!(decide(&refused).actions, [clone], "{server:?}");
     }
 }
+
+/// A timeline that came to nothing is forgotten by a restart of the server alone.
+#[test]
+fn a_server_that_waits_for_a_timeline_of_nobody_is_restarted() {
+    let state = state(4, Phase::Serving, Some("b"));
+    let astray = |term| NodeView {
+        server: Server::Standby,
+        feed: Feed::Astray { term: Term(term) },
+        writer_serving: true,
+        ..view(&state)
+    };
+    assert_eq!(decide(&astray(4)).actions, [Action::CloseFeed, Action::ShutServer]);
+    // Of another term: the present writer may have that timeline.
+    let follow = Action::Follow { writer: node("b"), term: Term(4) };
+    assert_eq!(decide(&astray(3)).actions, [Action::CloseFeed, follow]);
+}

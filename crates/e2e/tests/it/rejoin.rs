@@ -1,11 +1,15 @@
 //! How an old writer comes back: by streaming, by rewinding, by copying again.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use quorate_e2e::cable::Affected;
+use quorate_e2e::process;
 use quorate_e2e::workload::TABLE;
-use quorate_e2e::{Cluster, Scenario, local, postgres};
+use quorate_e2e::{Cluster, Scenario, limits, local, postgres};
+use rustix::process::Signal;
 
 use crate::common::{flows, patient, settle};
 
@@ -113,4 +117,56 @@ fn script(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
+}
+
+#[test]
+fn a_timeline_that_came_to_nothing_is_forgotten() -> Result<()> {
+    let scenario = Scenario::new(
+        "a standby has heard of a timeline that came to nothing, and the writer after it went on \
+         without: PostgreSQL waits for that timeline for ever, until it is restarted",
+    );
+    let cluster = Cluster::of(3).start()?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    cluster.apply("n1", "[nodes.n3]\nrole = \"read\"\n").or_else(|e| cluster.explain(e))?;
+    cluster.wait_until(limits::RECOVER, "no commit depends on n3", || {
+        (!cluster.status()?.cohort().contains("n3")).then_some(())
+    })?;
+    cluster.partition_for("n3 | n1 n2", &Affected::Only(BTreeSet::from(["wal"])));
+    let node = cluster.node("n3")?;
+    let log = node.data_dir().with_file_name("postgresql.log");
+    // What n3 has got of the timeline: its history, which leaves ours where n3's log ends.
+    let at = local::one(&node.socket_dir(), "SELECT pg_catalog.pg_last_wal_receive_lsn()")?;
+    let past = std::fs::read_to_string(node.data_dir().join("pg_wal/00000002.history"))?;
+    let history = node.data_dir().join("pg_wal/00000003.history");
+    std::fs::write(&history, format!("{past}2\t{at}\tof a writer that died\n"))?;
+    std::fs::set_permissions(&history, std::fs::Permissions::from_mode(0o644))?;
+    process::signal(cluster.walreceiver("n3")?, Signal::TERM);
+    cluster.wait_until(limits::RECOVER, "PostgreSQL believes in that timeline", || {
+        let said = std::fs::read_to_string(&log).ok()?;
+        said.contains("new target timeline is 3").then_some(())
+    })?;
+    std::fs::remove_file(&history)?;
+    scenario.step("n3 waits for timeline 3");
+    // n2 is to write in it and never does: nobody replays what would promote it.
+    let below = process::below(&cluster.node("n2")?.data_dir());
+    let startup = below.into_iter().find(|pid| process::title(*pid).contains("startup"));
+    process::signal(startup.context("n2 replays nothing")?, Signal::STOP);
+    let _ = cluster.command("n1", &["failover", "--to", "n2", "--wait", "1"]);
+    cluster.wait_until(limits::RECOVER, "n2 is to promote", || {
+        (cluster.status()?.writer.as_deref() == Some("n2")).then_some(())
+    })?;
+    process::signal_all(&process::below(&cluster.node("n2")?.data_dir()), Signal::KILL);
+    cluster.wait_until(limits::RECOVER, "n1 writes in timeline 4", || {
+        let status = cluster.status()?;
+        (status.serving() == Some("n1") && status.term >= 3).then_some(())
+    })?;
+    scenario.step("n1 writes in timeline 4, which never was in 3");
+    cluster.heal();
+    let wanted = "the server wants a timeline that is no more";
+    cluster.wait_until(limits::RECOVER, "Quorate notices", || {
+        cluster.node("n3").ok()?.log().contains(wanted).then_some(())
+    })?;
+    cluster.apply("n1", "").or_else(|e| cluster.explain(e))?;
+    let workload = cluster.workload(patient(), &["n1"]);
+    settle(&scenario, &cluster, workload)
 }

@@ -4,15 +4,18 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use quorate_core::node::{Data, Feed};
 use quorate_core::report::{self, Report};
 use quorate_core::{Lsn, NodeId, Term, TimelineId};
-use quorate_link::{Kind, LinkStream, Links, frame};
+use quorate_link::{Kind, LinkStream, Links, clock, frame};
 use quorate_replication::{BoxFuture, BoxStream, Target};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::database::Database;
-use crate::limits::HELLO_BYTES_MAX;
+use crate::limits::{ASTRAY_RETRY, HELLO_BYTES_MAX};
+use crate::node::Node;
+use crate::run::Memory;
 
 /// What a node wants of the writer's log tunnel.
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,5 +157,50 @@ impl Lineage {
             return Ok(());
         }
         report::on_history(end, self.timeline, &self.forks)
+    }
+}
+
+impl Memory {
+    /// Takes in what a feed tells.
+    pub(crate) fn take_feed(&mut self, node: &Arc<Node>, news: FeedNews) {
+        match news {
+            FeedNews::Diverged { term, fork } => {
+                self.fork = Some(fork);
+                if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
+                    self.feed = Feed::Diverged { term };
+                    self.ask_no_more(node);
+                }
+            }
+            FeedNews::LogGone { term } => {
+                if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
+                    tracing::warn!(%term, "too far behind: the database must be copied again");
+                    self.feed = Feed::LogGone { term };
+                    self.ask_no_more(node);
+                }
+            }
+            FeedNews::Astray { term, timeline } => {
+                let now = clock::now();
+                let lately = self.astray.is_some_and(|at| now.since(at) < ASTRAY_RETRY);
+                if !lately && matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
+                    tracing::warn!(%term, %timeline, "the server wants a timeline that is no more");
+                    self.astray = Some(now);
+                    self.feed = Feed::Astray { term };
+                    self.ask_no_more(node);
+                }
+            }
+        }
+    }
+
+    /// The writer's answer will not change until the log here has.
+    fn ask_no_more(&mut self, node: &Node) {
+        if let Some(database) = &node.parts.database {
+            database.feed.set_target(None);
+        }
+        // Its start would wait for ever for log that never comes.
+        if self.data == Data::Incomplete
+            && let Some(running) = self.job.take()
+        {
+            running.cancel();
+        }
     }
 }

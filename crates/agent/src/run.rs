@@ -18,9 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::database;
 use crate::feed::FeedNews;
-use crate::limits::{
-    ASTRAY_RETRY, CONFIRM_RETRY, CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD,
-};
+use crate::limits::{CONFIRM_RETRY, CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD};
 use crate::node::{Node, Order};
 use crate::perform::{self, Message, Outcome, Running, spawn_proposal};
 use crate::reign::Reign;
@@ -47,7 +45,7 @@ pub struct Memory {
     /// Where feeds tell their news.
     pub feed_news: mpsc::Sender<FeedNews>,
     /// When the local server was last found to want a timeline that is none of the writer's.
-    astray: Option<Moment>,
+    pub astray: Option<Moment>,
     /// Where the local log left the writer's history, when it was refused for that.
     pub fork: Option<Lsn>,
     /// The frozen log end of the present term.
@@ -62,7 +60,8 @@ pub struct Memory {
     pub reign: Option<Reign>,
     /// Proposals under way.
     pub proposing: BTreeSet<&'static str>,
-    data: Data,
+    /// What the data directory holds.
+    pub data: Data,
     /// Since when the present writer is open and serves nobody: it lacks copies.
     writer_waits: Option<Moment>,
     restart: Option<oneshot::Sender<Result<(), String>>>,
@@ -422,48 +421,6 @@ impl Memory {
             report.forks.iter().copied().take_while(|(t, _)| *t != owner).collect();
         forks.push((owner, promoted.fork_lsn));
         forks
-    }
-
-    fn take_feed(&mut self, node: &Arc<Node>, news: FeedNews) {
-        match news {
-            FeedNews::Diverged { term, fork } => {
-                self.fork = Some(fork);
-                if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
-                    self.feed = Feed::Diverged { term };
-                    self.ask_no_more(node);
-                }
-            }
-            FeedNews::LogGone { term } => {
-                if matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
-                    tracing::warn!(%term, "too far behind: the database must be copied again");
-                    self.feed = Feed::LogGone { term };
-                    self.ask_no_more(node);
-                }
-            }
-            FeedNews::Astray { term, timeline } => {
-                let now = clock::now();
-                let lately = self.astray.is_some_and(|at| now.since(at) < ASTRAY_RETRY);
-                if !lately && matches!(self.feed, Feed::Open { term: t, .. } if t == term) {
-                    tracing::warn!(%term, %timeline, "the server wants a timeline that is no more");
-                    self.astray = Some(now);
-                    self.feed = Feed::Astray { term };
-                    self.ask_no_more(node);
-                }
-            }
-        }
-    }
-
-    /// The writer's answer will not change until the log here has.
-    fn ask_no_more(&mut self, node: &Node) {
-        if let Some(database) = &node.parts.database {
-            database.feed.set_target(None);
-        }
-        // Its start would wait for ever for log that never comes.
-        if self.data == Data::Incomplete
-            && let Some(running) = self.job.take()
-        {
-            running.cancel();
-        }
     }
 
     async fn take_order(&mut self, node: &Arc<Node>, order: Order) {

@@ -85,7 +85,7 @@ struct Node {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Word {
-    Beat(Beat),
+    Beat(Box<Beat>),
     /// With the local moment at which the question was sent.
     Answer(BeatAnswer, Moment),
 }
@@ -201,7 +201,7 @@ impl Leases {
     fn post(&self, world: &mut World, from: usize, to: usize) -> Option<()> {
         let sent = self.local(world, from);
         let beat = world.nodes[from].table.beat(sent)?;
-        mail(world, Letter { from, to, sent, word: Word::Beat(beat) });
+        mail(world, Letter { from, to, sent, word: Word::Beat(Box::new(beat)) });
         Some(())
     }
 
@@ -211,7 +211,7 @@ impl Leases {
         let table = &mut world.nodes[to].table;
         let effect = match word {
             Word::Beat(beat) => {
-                let (answer, effect) = table.heard(name(from), Some(beat), now);
+                let (answer, effect) = table.heard(name(from), Some(*beat), now);
                 // Only the answers to n0 have a meaning for leases.
                 if from == 0 {
                     let word = Word::Answer(answer, sent);

@@ -19,18 +19,23 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use quorate_agent::node::wall_millis;
 use quorate_agent::{Node, Order};
-use quorate_core::authority::Phase;
+use quorate_consensus::Kind as Trouble;
+use quorate_core::authority::{Phase, Switchover};
 use quorate_core::document::{Document, Invalid};
 use quorate_core::state::Change;
 use quorate_core::status::Doing;
-use quorate_core::{Answer, Because, NodeId};
+use quorate_core::{Answer, Because, NodeId, Term};
 use quorate_link::{Authority, Kind, LinkStream, Token};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::drill::conduct::Conductor;
 use crate::http::{Ask, ask};
+
+/// How long the record may take to show what a proposal came to whose answer is missing.
+const OUTCOME_WAIT: Duration = Duration::from_secs(5);
 
 /// What handlers need.
 #[derive(Clone)]
@@ -263,8 +268,23 @@ async fn switchover(State(api): State<Api>, Json(ask): Json<MoveAsk>) -> Reply {
         return Err(refused("no standby could take over: see `quorate status`"));
     }
     let term = status.term;
-    propose(&api, Change::PlanSwitchover { term, target: ask.to }).await?;
+    match api.node.propose(Change::PlanSwitchover { term, target: ask.to }).await {
+        Ok(Answer::Done) => {}
+        Ok(Answer::Refused { because }) => return Err(refused(because)),
+        // It may be under way all the same.
+        Err(e) if e.kind() == Trouble::Unknown && is_planned(&api, term, ask.to).await => {}
+        Err(e) => return Err(unavailable(format!("{e}. {}", e.hint()))),
+    }
     Ok(Json(json!({ "term": term })))
+}
+
+/// Whether a hand-over whose proposal was not answered in time takes place, as the record shows a
+/// little later.
+async fn is_planned(api: &Api, term: Term, target: Option<NodeId>) -> bool {
+    let mut state = api.node.parts.consensus.watch();
+    let plan = Some(Switchover { term, target });
+    let planned = state.wait_for(|s| s.authority.term > term || s.authority.switchover == plan);
+    timeout(OUTCOME_WAIT, planned).await.is_ok_and(|seen| seen.is_ok())
 }
 
 async fn failover(State(api): State<Api>, Json(ask): Json<MoveAsk>) -> Reply {

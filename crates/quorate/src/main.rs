@@ -7,6 +7,7 @@ mod api;
 mod cli;
 mod config;
 mod drill;
+mod explain;
 mod http;
 mod ports;
 mod tls;
@@ -60,6 +61,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Join(args) => cli::cluster::join(global, args).await,
         Command::Run => cli::run::run(global).await,
         Command::Status { watch } => cli::show::status(global, watch).await,
+        Command::Explain { long } => cli::show::explain(global, long).await,
         Command::Events { last, follow } => cli::show::events(global, last, follow).await,
         Command::Switchover { to, wait } => cli::operate::switchover(global, to, wait).await,
         Command::Failover { to, allow_loss, wait } => {

@@ -79,6 +79,13 @@ pub enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Explain the cluster as it is now in four sentences: where writes go, how they are copied, what
+    /// reads see, what happens when the writer fails.
+    Explain {
+        /// Say as well what an administrator should think about.
+        #[arg(long)]
+        long: bool,
+    },
     /// Show what happened, with the reason of each event.
     Events {
         /// Newest so many.

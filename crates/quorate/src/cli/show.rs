@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Result;
 use quorate_agent::view::{ClusterStatus, Member};
 use quorate_core::authority::Phase;
-use quorate_core::because::list;
 use quorate_core::document::Role;
-use quorate_core::state::{Event, NodeKind};
+use quorate_core::state::{DocumentVersion, Event, NodeKind};
 use quorate_core::status::Doing;
-use quorate_core::{Lsn, NodeId, Policy};
+use quorate_core::{Lsn, NodeId};
 
 use super::{Global, reach};
+use crate::explain;
 
 /// Pause between two pictures of `--watch` and `--follow`.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -38,6 +38,34 @@ pub async fn status(global: &Global, watch: bool) -> Result<()> {
         }
         tokio::time::sleep(REFRESH).await;
     }
+}
+
+/// `quorate explain`.
+pub async fn explain(global: &Global, long: bool) -> Result<()> {
+    let status: ClusterStatus = reach::get(global, "/api/status").await?;
+    let versions: Vec<DocumentVersion> = reach::get(global, "/api/config").await?;
+    let document = versions.into_iter().next_back().map(|v| v.document).unwrap_or_default();
+    let mut told = explain::explain(&status, &document);
+    if !long {
+        told.worries.clear();
+    }
+    if global.json {
+        println!("{}", serde_json::to_string_pretty(&told)?);
+        return Ok(());
+    }
+    for sentence in [&told.writes, &told.copies, &told.reads, &told.failure] {
+        println!("{sentence}");
+    }
+    if long {
+        println!();
+        for worry in &told.worries {
+            println!("- {worry}");
+        }
+        if told.worries.is_empty() {
+            println!("Nothing stands out.");
+        }
+    }
+    Ok(())
 }
 
 /// The status as text.
@@ -67,21 +95,7 @@ pub fn picture(status: &ClusterStatus) -> String {
 }
 
 fn rule_words(status: &ClusterStatus) -> String {
-    let rules: Vec<String> = status
-        .authority
-        .rules
-        .iter()
-        .map(|r| match &r.policy {
-            Policy::Copies(n) => format!("{n} of {}", list(&r.cohort)),
-            Policy::Named { copies, all_of } => {
-                format!("{copies} of {}, among them {}", list(&r.cohort), list(all_of))
-            }
-            Policy::Zones { copies, zones, .. } => {
-                format!("{copies} of {}, in {zones} zones", list(&r.cohort))
-            }
-            Policy::WriterOnly => "the writer alone".to_owned(),
-        })
-        .collect();
+    let rules: Vec<String> = status.authority.rules.iter().map(explain::rule_words).collect();
     format!("a commit is acknowledged when held by {}", rules.join(", and by "))
 }
 

@@ -110,12 +110,12 @@ impl<M: Machine> Node<M> {
     }
 
     /// One change of voters, when leases of the voters before the present ones are over
-    /// ([`limits::VOTERS_REST`]). What this process has not seen happen counts from its first look.
+    /// ([`limits::VOTERS_REST`]).
     async fn change_voters(&self, change: Change, until: Instant) -> Result<(), No> {
         loop {
-            let rested = self.last_change().rested(self.me);
+            let rested = self.note_voters().rested(self.me);
             if Instant::now() >= rested {
-                break;
+                return self.change(change, until).await;
             }
             if rested > until {
                 let because = "the voters changed a moment ago; try again in 3 s".to_owned();
@@ -123,20 +123,17 @@ impl<M: Machine> Node<M> {
             }
             sleep_until(rested).await;
         }
-        let before = self.membership().voter_ids().map(|voter| voter.0).collect();
-        self.change(change, until).await?;
-        let mut last = self.last_change.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = version(&self.raft.metrics().borrow().membership_config);
-        *last = LastChange { version, seen: Some(Instant::now()), before };
-        Ok(())
     }
 
-    fn last_change(&self) -> LastChange {
+    /// Looks who votes, so that a change is noticed when it happens.
+    pub(crate) fn note_voters(&self) -> LastChange {
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow();
+        let members = &seen.membership_config;
+        let voters = members.membership().voter_ids().map(|voter| voter.0).collect();
+        let committed = seen.last_applied >= *members.log_id();
         let mut last = self.last_change.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = version(&self.raft.metrics().borrow().membership_config);
-        if last.seen.is_none() || last.version != version {
-            *last = LastChange { version, seen: Some(Instant::now()), before: BTreeSet::new() };
-        }
+        last.note(voters, committed, Instant::now());
         last.clone()
     }
 
@@ -164,21 +161,35 @@ impl<M: Machine> Node<M> {
     }
 }
 
-/// A change of voters, as far as this process saw it.
+/// The last change of voters that this process saw. Its first look counts as one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LastChange {
-    version: VotersVersion,
-    /// When; no earlier than it was known to a majority.
-    seen: Option<Instant>,
+    voters: BTreeSet<NodeId>,
     /// Who voted before, if that was seen.
     before: BTreeSet<NodeId>,
+    /// When; no earlier than a majority knew of it.
+    at: Option<Instant>,
 }
 
 impl LastChange {
-    /// When the next one may begin. A node that was the only voter knows of whatever it changed.
+    fn note(&mut self, voters: BTreeSet<NodeId>, committed: bool, now: Instant) {
+        if voters != self.voters {
+            let before = std::mem::replace(&mut self.voters, voters);
+            (self.before, self.at) = (before, None);
+        }
+        if committed && self.at.is_none() {
+            self.at = Some(now);
+        }
+    }
+
+    /// When the next one may begin. Where this node is or was the only voter, it belongs to every
+    /// majority of the sets around, and knows of the changes.
     fn rested(&self, me: NodeId) -> Instant {
-        let seen = self.seen.unwrap_or_else(Instant::now);
-        if self.before == BTreeSet::from([me]) { seen } else { seen + limits::VOTERS_REST }
+        let alone = BTreeSet::from([me]);
+        if self.voters == alone || self.before == alone {
+            return self.at.unwrap_or_else(Instant::now);
+        }
+        self.at.unwrap_or_else(Instant::now) + limits::VOTERS_REST
     }
 }
 
@@ -199,4 +210,43 @@ fn not_accepted(because: String) -> No {
 pub(crate) fn replaced(node: NodeId, joined: StoreId, now: StoreId) -> No {
     let because = format!("it joined with store {joined} and now has store {now}");
     No::Replaced { node, because }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> BTreeSet<NodeId> {
+        names.iter().map(|n| NodeId::new(n).unwrap()).collect()
+    }
+
+    #[test]
+    fn voters_rest_after_a_change_that_a_majority_knows() {
+        let me = NodeId::new("n1").unwrap();
+        let begun = Instant::now();
+        let mut last = LastChange::default();
+        last.note(names(&["n1", "n2", "n3"]), true, begun);
+        assert_eq!(last.rested(me), begun + limits::VOTERS_REST);
+        // Looking again changes nothing, another change does once it is committed.
+        let later = begun + limits::VOTERS_REST * 2;
+        last.note(names(&["n1", "n2", "n3"]), true, later);
+        assert_eq!(last.rested(me), begun + limits::VOTERS_REST);
+        last.note(names(&["n1", "n2"]), false, later);
+        assert!(last.rested(me) > Instant::now());
+        last.note(names(&["n1", "n2"]), true, later);
+        assert_eq!(last.rested(me), later + limits::VOTERS_REST);
+    }
+
+    #[test]
+    fn a_cluster_grows_from_one_node_without_a_pause() {
+        let me = NodeId::new("n1").unwrap();
+        let now = Instant::now();
+        let mut last = LastChange::default();
+        for voters in [&["n1"][..], &["n1", "n2"]] {
+            last.note(names(voters), true, now);
+            assert_eq!(last.rested(me), now, "{voters:?}");
+        }
+        last.note(names(&["n1", "n2", "n3"]), true, now);
+        assert_eq!(last.rested(me), now + limits::VOTERS_REST);
+    }
 }

@@ -108,6 +108,7 @@ pub(crate) async fn run<M: Machine>(node: Weak<Node<M>>) {
             node.leader.send_replace(None);
             return;
         }
+        node.note_voters();
         let heard = node.heard().map(|at| now - at);
         let leader = believed(&seen, node.me, heard, node.timing.election_max);
         node.leader.send_if_modified(|known| std::mem::replace(known, leader) != leader);

@@ -21,6 +21,8 @@ use quorate_core::status::{Doing, NodeStatus};
 use quorate_core::{Moment, NodeId, Term};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
+use crate::model::{full, verdict};
+
 /// R12 and R13 together.
 const RULE: &str = Invariant::OldWriterSilent.sentence();
 
@@ -391,28 +393,14 @@ fn explore(scenario: Scenario, flaw: Flaw) -> Option<String> {
     let title = scenario.title;
     let finish =
         if flaw == Flaw::None { HasDiscoveries::AllFailures } else { HasDiscoveries::AnyFailures };
-    let cap = if crate::model::full() { 20_000_000 } else { 200_000 };
+    let cap = if full() { 20_000_000 } else { 200_000 };
     let checker = Leases { scenario, flaw }
         .checker()
         .target_state_count(cap)
         .finish_when(finish)
         .spawn_bfs()
         .join();
-    let found = checker.discoveries();
-    let failure = found.get(RULE).map(|path| {
-        let steps = path.clone().into_actions();
-        format!("{RULE}, {} steps: {steps:?}", steps.len())
-    });
-    println!(
-        "{flaw:?} | {title} | {} states, depth {}, {} | {:.1} s | {} reached | {}",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        if checker.state_count() >= cap { "capped" } else { "complete" },
-        began.elapsed().as_secs_f64(),
-        found.len() - usize::from(failure.is_some()),
-        failure.as_deref().unwrap_or("holds"),
-    );
-    failure
+    verdict(&checker, &format!("{flaw:?} | {title}"), &[RULE], (cap, began))
 }
 
 /// The writer's clock as slow, the others' as fast as the timing allows.

@@ -1,5 +1,7 @@
 //! The scenarios, and what each removed rule leads to.
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
 use quorate_core::Policy;
@@ -54,6 +56,35 @@ pub(crate) fn full() -> bool {
     std::env::var("QUORATE_MODEL").is_ok_and(|v| v == "full")
 }
 
+/// Prints what a finished run came to. The way to a failure of what must always be so is returned as its
+/// steps.
+pub(crate) fn verdict<M: Model>(
+    checker: &impl Checker<M>,
+    run: &str,
+    always: &[&'static str],
+    (cap, began): (usize, Instant),
+) -> Option<String>
+where
+    M::State: Clone + Debug + PartialEq + Hash,
+    M::Action: Clone + Debug + PartialEq,
+{
+    let found = checker.discoveries();
+    let failure = always.iter().find_map(|property| {
+        let path = found.get(property)?.clone().into_actions();
+        Some(format!("{property}, {} steps: {path:?}", path.len()))
+    });
+    let reached = found.len() - usize::from(failure.is_some());
+    println!(
+        "{run} | {} states, depth {}, {} | {:.1} s | {reached} reached | {}",
+        checker.unique_state_count(),
+        checker.max_depth(),
+        if checker.state_count() >= cap { "capped" } else { "complete" },
+        began.elapsed().as_secs_f64(),
+        failure.as_deref().unwrap_or("holds"),
+    );
+    failure
+}
+
 /// Explores within the bounds; a discovery of a failure is returned as its steps.
 fn explore(scenario: Scenario, flaw: Flaw, cap: usize) -> Option<String> {
     let began = Instant::now();
@@ -66,21 +97,7 @@ fn explore(scenario: Scenario, flaw: Flaw, cap: usize) -> Option<String> {
         .finish_when(finish)
         .spawn_bfs()
         .join();
-    let found = checker.discoveries();
-    let failure = ALWAYS.iter().find_map(|property| {
-        let path = found.get(property)?.clone().into_actions();
-        Some(format!("{property}, {} steps: {path:?}", path.len()))
-    });
-    let reached = found.len() - usize::from(failure.is_some());
-    println!(
-        "{flaw:?} | {title} | {} states, depth {}, {} | {:.1} s | {reached} reached | {}",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        if checker.state_count() >= cap { "capped" } else { "complete" },
-        began.elapsed().as_secs_f64(),
-        failure.as_deref().unwrap_or("holds"),
-    );
-    failure
+    verdict(&checker, &format!("{flaw:?} | {title}"), &ALWAYS, (cap, began))
 }
 
 /// An election of `voters` that ends with the grant of `winner`.

@@ -21,7 +21,7 @@ use quorate_core::invariant::Invariant;
 use quorate_core::{Because, Change, Policy, Term, TimelineId};
 use stateright::{Model, Property};
 
-pub(crate) use checks::full;
+pub(crate) use checks::{full, verdict};
 use step::{adopt, open, settle, step};
 use world::{Node, Own, Process, World, founded, name, rule, shared_rule};
 

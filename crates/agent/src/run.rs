@@ -508,7 +508,9 @@ fn writer_status(node: &Node, reign: &Reign) -> WriterStatus {
         .filter_map(|(n, word)| {
             let word = word.filter(|w| w.silent < FEEDBACK_SILENCE)?;
             let at = word.at;
-            Some((*n, StandbyLink { written: at.write, flushed: at.flush, applied: at.apply }))
+            let late_ms = word.behind.time.as_millis() as u64;
+            let (written, flushed, applied) = (at.write, at.flush, at.apply);
+            Some((*n, StandbyLink { written, flushed, applied, late_ms }))
         })
         .collect();
     WriterStatus {

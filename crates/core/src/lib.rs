@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod health;
 pub mod ids;
 pub mod invariant;
+pub mod lag;
 pub mod lease;
 pub mod limits;
 pub mod node;

@@ -92,3 +92,10 @@ pub const REJOIN_WAIT: Duration = Duration::from_secs(5);
 pub const FEEDBACK_SILENCE: Duration = Duration::from_secs(3);
 /// Pause before a marker that failed is written again.
 pub const MARKER_RETRY: Duration = Duration::from_millis(20);
+
+/// Growth of a writer's log within this time is not told apart when lag is measured.
+pub const LAG_GAP: Duration = Duration::from_millis(20);
+/// Lag is known to one part in so many of itself.
+pub const LAG_SHARE: u32 = 128;
+/// Points in time of a writer's log that are kept to measure lag: a day and more.
+pub const LAG_MARKS_MAX: usize = 4096;

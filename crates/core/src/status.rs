@@ -134,6 +134,10 @@ pub struct StandbyLink {
     pub flushed: Lsn,
     /// Replayed.
     pub applied: Lsn,
+    /// Milliseconds for which it has lacked the first byte of the writer's log that is not on its
+    /// disk; 0 when it has everything.
+    #[serde(default)]
+    pub late_ms: u64,
 }
 
 /// What only a writer can say.

@@ -1,7 +1,7 @@
 //! A cluster in four sentences: where writes go, how they are copied, what reads see, what a failure of
 //! the writer leads to. And what an administrator should think about.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_agent::view::{ClusterStatus, Member};
 use quorate_core::because::list;
@@ -9,7 +9,7 @@ use quorate_core::document::{Document, Level};
 use quorate_core::gateway::{Consistency, ReadFrom, SynchronousCommit, Tls};
 use quorate_core::lease::LeaseTiming;
 use quorate_core::state::NodeKind;
-use quorate_core::status::Doing;
+use quorate_core::status::{Doing, StandbyLink};
 use quorate_core::{NodeId, Policy, Rule};
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ use crate::cli::show::bytes;
 
 /// Bytes of log below which a standby counts as current.
 const CURRENT_BYTES: u64 = 64 * 1024;
+/// Milliseconds without log that it should have below which it counts as current.
+const LATE_MS: u64 = 1000;
 
 /// The four sentences, and what to think about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,19 +97,35 @@ fn copies(status: &ClusterStatus, document: &Document) -> String {
     let Some(writer) = serving(status) else {
         return format!("Nothing is copied at this moment; with a writer, {enough}.");
     };
-    let attached = attached(status, writer);
-    if attached.is_empty() {
+    let links = links(status, writer);
+    if links.is_empty() {
         return format!("{writer} streams its log to nobody; {enough}.");
     }
-    let end = member_end(status, writer);
-    let behind = |n: &NodeId| {
-        let replayed = status.nodes.get(n)?.status.as_ref()?.server.as_ref()?.replayed;
-        let lag = end?.bytes_since(replayed);
-        (lag > CURRENT_BYTES).then(|| format!("{n} is {} behind", bytes(lag)))
-    };
-    let late: Vec<String> = attached.iter().filter_map(behind).collect();
+    let late: Vec<String> =
+        links.iter().filter_map(|(n, link)| late(status, writer, *n, link)).collect();
     let late = if late.is_empty() { String::new() } else { format!(" ({})", late.join(", ")) };
-    format!("{writer} streams its log to {}{late}; {enough}.", list(&attached))
+    format!("{writer} streams its log to {}{late}; {enough}.", list(links.keys()))
+}
+
+/// What a standby lacks, when that is worth a word.
+fn late(
+    status: &ClusterStatus,
+    writer: NodeId,
+    node: NodeId,
+    link: &StandbyLink,
+) -> Option<String> {
+    let server = |n: &NodeId| status.nodes.get(n)?.status.as_ref()?.server.as_ref();
+    let lag = server(&writer)?.flushed.bytes_since(server(&node)?.replayed);
+    match (lag > CURRENT_BYTES, link.late_ms >= LATE_MS) {
+        (true, true) => Some(format!(
+            "{node} is {} behind, and has lacked log for {} s",
+            bytes(lag),
+            link.late_ms / 1000
+        )),
+        (true, false) => Some(format!("{node} is {} behind", bytes(lag))),
+        (false, true) => Some(format!("{node} has lacked log for {} s", link.late_ms / 1000)),
+        (false, false) => None,
+    }
 }
 
 fn reads(status: &ClusterStatus, document: &Document) -> String {
@@ -194,7 +212,7 @@ fn worries(status: &ClusterStatus, document: &Document) -> Vec<String> {
         worries.push("there is one copy of the data: add a node (`quorate join`)".to_owned());
     }
     if let (Some(writer), Some(rule)) = (serving(status), status.authority.rule()) {
-        let held: BTreeSet<NodeId> = attached(status, writer).into_iter().chain([writer]).collect();
+        let held: BTreeSet<NodeId> = links(status, writer).into_keys().chain([writer]).collect();
         let without = |n: &NodeId| held.iter().copied().filter(|h| h != n).collect();
         let needed: Vec<NodeId> = held
             .iter()
@@ -233,13 +251,10 @@ fn worries(status: &ClusterStatus, document: &Document) -> Vec<String> {
     worries
 }
 
-fn attached(status: &ClusterStatus, writer: NodeId) -> BTreeSet<NodeId> {
+/// The standbys that the writer feeds.
+fn links(status: &ClusterStatus, writer: NodeId) -> BTreeMap<NodeId, StandbyLink> {
     let word = status.nodes.get(&writer).and_then(|m| m.status.as_ref()?.writer.as_ref());
-    word.map(|w| w.standbys.keys().copied().collect()).unwrap_or_default()
-}
-
-fn member_end(status: &ClusterStatus, node: NodeId) -> Option<quorate_core::Lsn> {
-    Some(status.nodes.get(&node)?.status.as_ref()?.server.as_ref()?.flushed)
+    word.map(|w| w.standbys.clone()).unwrap_or_default()
 }
 
 fn is_replica(member: &Member) -> bool {
@@ -255,13 +270,11 @@ fn seconds(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use quorate_core::authority::{Authority, Phase};
     use quorate_core::candidates::Candidate;
     use quorate_core::document::{Role, Timing};
     use quorate_core::state::Node;
-    use quorate_core::status::{NodeStatus, ServerStatus, StandbyLink, WriterStatus};
+    use quorate_core::status::{NodeStatus, ServerStatus, WriterStatus};
     use quorate_core::{Because, Lsn, Term};
 
     use super::*;
@@ -381,6 +394,7 @@ mod tests {
         if let Some(word) = status.nodes.get_mut(&node("n1")).and_then(|m| m.status.as_mut()) {
             let writer = word.writer.as_mut().unwrap();
             writer.standbys.remove(&node("n3"));
+            writer.standbys.get_mut(&node("n2")).unwrap().late_ms = 2345;
         }
         let n2 = status.nodes.get_mut(&node("n2")).unwrap().status.as_mut().unwrap();
         n2.server.as_mut().unwrap().replayed = Lsn((1 << 30) - (3 << 20));
@@ -395,8 +409,8 @@ mod tests {
         let told = explain(&degraded(), &careful());
         assert_eq!(
             told.copies,
-            "n1 streams its log to n2 (n2 is 3.0 MB behind); a commit is acknowledged once 2 of n1, n2 \
-             and n3 have it on disk."
+            "n1 streams its log to n2 (n2 is 3.0 MB behind, and has lacked log for 2 s); a commit is \
+             acknowledged once 2 of n1, n2 and n3 have it on disk."
         );
         assert!(told.reads.starts_with("Reads go to n2, as far"), "{}", told.reads);
         assert!(

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quorate_core::{Lsn, NodeId, Rule, Term};
+use quorate_core::lag::{Behind, Ends};
+use quorate_core::{Lsn, Moment, NodeId, Rule, Term};
 use tokio::sync::{oneshot, watch};
 
 /// How far one copy is.
@@ -79,12 +80,16 @@ pub struct Heard {
     pub at: Positions,
     /// How long ago it said anything. An idle standby says so each second.
     pub silent: Duration,
+    /// How far it is behind what is flushed on the writer, on its own disk.
+    pub behind: Behind,
 }
 
 /// Collects positions and releases what a commit set holds. Cheap; shared by all links of a writer.
 #[derive(Debug)]
 pub struct Aggregator {
     inner: Mutex<Inner>,
+    /// Where its clock begins.
+    begun: Instant,
     released: watch::Sender<Quorum>,
 }
 
@@ -95,6 +100,8 @@ struct Inner {
     writer: NodeId,
     rule: Option<Rule>,
     own: Option<Lsn>,
+    /// Where that was when.
+    ends: Ends,
     links: BTreeMap<NodeId, Link>,
     /// The highest positions of this term, kept through a fence.
     held: [Option<Lsn>; 3],
@@ -113,7 +120,8 @@ struct Link {
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { inner: Mutex::default(), released: watch::Sender::new(Quorum::default()) }
+        let released = watch::Sender::new(Quorum::default());
+        Self { inner: Mutex::default(), begun: Instant::now(), released }
     }
 }
 
@@ -183,6 +191,7 @@ impl Aggregator {
         let mut inner = self.lock();
         if inner.own < Some(lsn) {
             inner.own = Some(lsn);
+            inner.ends.note(lsn, self.now());
             self.release(&mut inner);
         }
     }
@@ -209,13 +218,27 @@ impl Aggregator {
 
     /// Everything the aggregator knows.
     pub fn snapshot(&self) -> Snapshot {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let now = self.now();
+        if let Some(own) = inner.own {
+            // While nothing is written, that is news, too.
+            inner.ends.note(own, now);
+        }
+        let word = |link: &Link| {
+            let at = link.positions?;
+            let behind = inner.ends.behind(at.flush, now);
+            Some(Heard { at, silent: link.heard.elapsed(), behind })
+        };
         Snapshot {
             quorum: self.quorum(),
             rule_generation: inner.rule.as_ref().map(|r| r.generation),
             own: inner.own,
-            links: inner.links.iter().map(|(&n, l)| (n, l.last_word())).collect(),
+            links: inner.links.iter().map(|(&n, link)| (n, word(link))).collect(),
         }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.begun.elapsed().as_nanos() as u64)
     }
 
     /// Computes and publishes, under the lock so that published positions keep their order.
@@ -232,12 +255,6 @@ impl Aggregator {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code that can panic runs under the lock; a poisoned one is still consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Link {
-    fn last_word(&self) -> Option<Heard> {
-        self.positions.map(|at| Heard { at, silent: self.heard.elapsed() })
     }
 }
 

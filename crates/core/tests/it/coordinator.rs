@@ -94,7 +94,8 @@ impl Seen {
     fn writes(&mut self, name: &str, standbys: &[&str]) {
         let term = self.state.authority.term;
         let generation = self.state.authority.rule().unwrap().generation;
-        let link = StandbyLink { written: Lsn(END), flushed: Lsn(END), applied: Lsn(END) };
+        let end = Lsn(END);
+        let link = StandbyLink { written: end, flushed: end, applied: end, late_ms: 0 };
         let standbys = standbys.iter().map(|n| (node(n), link)).collect();
         let status = self.status(name);
         status.doing = Doing::Writing;

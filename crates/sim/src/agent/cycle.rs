@@ -311,7 +311,8 @@ impl World {
                 let flushed = lsn(l.flushed?);
                 let fresh = now.since(l.heard) < FEEDBACK_SILENCE;
                 let applied = lsn(l.applied);
-                fresh.then_some((*n, StandbyLink { written: flushed, flushed, applied }))
+                fresh
+                    .then_some((*n, StandbyLink { written: flushed, flushed, applied, late_ms: 0 }))
             });
             WriterStatus {
                 term: reign.own.term,

@@ -265,7 +265,11 @@ fn is_replica(member: &Member) -> bool {
 }
 
 fn seconds(ms: u64) -> String {
-    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+    match ms {
+        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+        _ if ms > 1000 && ms.is_multiple_of(100) => format!("{}.{} s", ms / 1000, ms / 100 % 10),
+        _ => format!("{ms} ms"),
+    }
 }
 
 #[cfg(test)]
@@ -382,8 +386,8 @@ mod tests {
             told.failure,
             "If n1 fails, n2, or whoever of n2 and n3 has the longest log then, becomes the writer: a \
              majority of n1, n2 and n3 votes for a new term, the copies promise to take nothing from \
-             n1 any more, and nobody is answered before n1 is seen to be gone or its lease of 1500 \
-             ms is over."
+             n1 any more, and nobody is answered before n1 is seen to be gone or its lease of 1.5 s \
+             is over."
         );
         assert_eq!(told.worries, Vec::<String>::new());
     }

@@ -45,10 +45,7 @@ pub async fn explain(global: &Global, long: bool) -> Result<()> {
     let status: ClusterStatus = reach::get(global, "/api/status").await?;
     let versions: Vec<DocumentVersion> = reach::get(global, "/api/config").await?;
     let document = versions.into_iter().next_back().map(|v| v.document).unwrap_or_default();
-    let mut told = explain::explain(&status, &document);
-    if !long {
-        told.worries.clear();
-    }
+    let told = explain::explain(&status, &document);
     if global.json {
         println!("{}", serde_json::to_string_pretty(&told)?);
         return Ok(());

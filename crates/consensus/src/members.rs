@@ -186,10 +186,9 @@ impl LastChange {
     /// majority of the sets around, and knows of the changes.
     fn rested(&self, me: NodeId) -> Instant {
         let alone = BTreeSet::from([me]);
-        if self.voters == alone || self.before == alone {
-            return self.at.unwrap_or_else(Instant::now);
-        }
-        self.at.unwrap_or_else(Instant::now) + limits::VOTERS_REST
+        let at = self.at.unwrap_or_else(Instant::now);
+        let free = self.voters == alone || self.before == alone;
+        if free { at } else { at + limits::VOTERS_REST }
     }
 }
 

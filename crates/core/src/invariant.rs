@@ -26,10 +26,6 @@ pub enum Invariant {
 }
 
 impl Invariant {
-    /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::AcknowledgedKept, Self::ShownKept, Self::OneWriterPerTerm, Self::OldWriterSilent];
-
     /// What it says.
     pub const fn sentence(self) -> &'static str {
         match self {

@@ -60,7 +60,7 @@ pub fn drivers(options: &Drivers) -> Result<()> {
 }
 
 /// A virtual environment with these packages; its interpreter.
-fn python(requirements: &Path, dir: &Path) -> Result<PathBuf> {
+pub fn python(requirements: &Path, dir: &Path) -> Result<PathBuf> {
     let (interpreter, done) = (dir.join("bin/python"), dir.join("requirements.txt"));
     if same(requirements, &done) {
         return Ok(interpreter);
@@ -69,7 +69,7 @@ fn python(requirements: &Path, dir: &Path) -> Result<PathBuf> {
         install(&["python3", "python3-venv"])?;
     }
     let new = "import sys; sys.exit(sys.version_info < (3, 10))";
-    ensure!(quiet(&["python3", "-c", new]), "psycopg needs Python 3.10 or newer as `python3`");
+    ensure!(quiet(&["python3", "-c", new]), "Python 3.10 or newer is needed as `python3`");
     // Debian's python3 comes without what a virtual environment needs.
     if !quiet(&["python3", "-c", "import ensurepip, venv"]) {
         install(&["python3-venv"])?;

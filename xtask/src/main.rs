@@ -6,9 +6,12 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod api;
 mod check;
 mod drivers;
 mod fuzz;
+mod metrics;
+mod page;
 mod patience;
 mod setup;
 mod test;
@@ -37,6 +40,15 @@ enum Command {
     /// Search for bytes that break the wire protocol's readers, the classifier or a login: libFuzzer,
     /// a minute for each.
     Fuzz(fuzz::Fuzz),
+    /// Look at the page with a browser, of a made-up cluster or, with --live, of a real one: installs
+    /// Chromium when missing.
+    Page(page::Page),
+    /// Have Prometheus' own parser read the rules for it and the dashboard's expressions: installs its
+    /// package when missing.
+    Metrics,
+    /// Compare a cluster's HTTP API with its description: installs a fuzzing client, starts the demo,
+    /// hurts it.
+    Api(api::Api),
     /// Simulate clusters under faults by chance: the real decisions, everything else made up.
     Sim {
         /// Arguments for the simulator, such as --seeds 20000 --minutes 5; `--help` lists them.
@@ -66,6 +78,9 @@ fn main() -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Drivers(options) => drivers::drivers(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Page(options) => page::page(&options),
+        Command::Metrics => metrics::metrics(),
+        Command::Api(options) => api::api(&options),
         Command::Sim { args } => test::sim(&args),
         Command::Attack { args } => test::attack(&args),
         Command::Check => check::check(),

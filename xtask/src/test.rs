@@ -7,6 +7,9 @@ use crate::drivers::{Drivers, drivers};
 use crate::patience::cargo_test;
 use crate::setup::{other_version, pgbouncer, postgresql, run, target};
 
+/// The version for tests that the installed one may be too old for.
+const NEWER: u32 = 18;
+
 /// Which tests.
 #[derive(Debug, Args)]
 pub struct Test {
@@ -56,6 +59,16 @@ pub fn test(options: &Test) -> Result<()> {
     let other = options.postgres.map(other_version).transpose()?;
     if let Some(bin) = &other {
         env.push(("QUORATE_E2E_POSTGRES_BIN", bin));
+    }
+    // What this machine's PostgreSQL may be too old for.
+    let newer = match &other {
+        Some(_) => None,
+        None => other_version(NEWER)
+            .inspect_err(|e| println!("tests that need PostgreSQL {NEWER} are NOT RUN: {e:#}"))
+            .ok(),
+    };
+    if let Some(bin) = &newer {
+        env.push(("QUORATE_E2E_POSTGRES_NEW", bin));
     }
     let only = options.only.as_deref();
     cargo_test(&["-p", "quorate-e2e"], only.as_slice(), &env)?;

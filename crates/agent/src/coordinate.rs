@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::coordinator::{ClusterView, Memory, Peer, decide};
+use quorate_core::coordinator::{Memory, Peer, decide};
 use quorate_core::state::Change;
 use quorate_core::{Answer, Because, NodeId};
 use quorate_link::clock;
@@ -75,13 +75,7 @@ fn prefer(node: &Node, led_by: Option<NodeId>) {
 }
 
 fn look(node: &Node, memory: &mut Memory) -> Option<Change> {
-    let parts = &node.parts;
-    let state = parts.consensus.state();
-    let voters = parts.consensus.status().voters;
-    let peers = parts.health.peers();
-    let now = clock::now();
-    let view = ClusterView { me: parts.me, now, state: &state, voters: &voters, peers: &peers };
-    let verdict = decide(&view, memory);
+    let verdict = node.with_view(|view| decide(view, memory));
     if node.coordinator_word() != verdict.because {
         tracing::info!(rule = verdict.because.rule, "coordinator: {}", verdict.because.sentence);
         node.set_coordinator_word(verdict.because);

@@ -1,31 +1,34 @@
 //! The local server as the loop sees it: its process, its answers, and the steps that take time.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use quorate_core::document::Document;
 use quorate_core::node::{Data, Server as ServerFact};
 use quorate_core::report::Report;
-use quorate_core::status::ServerStatus;
+use quorate_core::shows::Shows;
+use quorate_core::status::{Replay, ServerStatus};
 use quorate_core::{Lsn, Moment, Term, TimelineId};
 use quorate_link::clock;
 use quorate_postgres::{
-    Admin, BootstrapOptions, ControlData, Directory, DiskProbe, Error, Mode, Probe, Promoted,
-    Retry, Server, ServerOptions, Settings, StandbyPosition, Status, SynchronousCommit,
+    Admin, BootstrapOptions, Directory, DiskProbe, Error, Mode, Probe, Promoted, Retry, Server,
+    ServerOptions, Settings, StandbyPosition, Status,
 };
 use quorate_replication::{RelayOptions, RelaySocket};
 use tokio::sync::{Notify, watch};
 
 use crate::limits::{
-    FREEZE_WAIT, HUNG_AFTER, KEPT_TAIL_BYTES_MAX, KEPT_TAILS_MAX, POSITION_POLL, PROBE_EVERY,
-    PROBE_WAIT, PROMOTE_WAIT, START_WAIT,
+    FREEZE_WAIT, HUNG_AFTER, POSITION_POLL, PROBE_EVERY, PROBE_WAIT, PROMOTE_WAIT, START_WAIT,
 };
+
+mod log;
+mod settings;
 
 /// Marks data that a rewind or a rebuild left in pieces.
 const SPOILT: &str = "spoilt";
-/// Marks data that was rewound and has not answered since.
+/// Marks data that cannot be read without the writer's log: it was rewound, or a start of its server
+/// asked for that; and it has not answered since.
 const REWOUND: &str = "rewound";
 
 /// What the last look at the server found.
@@ -37,6 +40,8 @@ pub struct Facts {
     pub answered: Option<Moment>,
     /// When it was asked for: its positions are from no earlier.
     pub asked: Moment,
+    /// What the server's snapshots reach, since it started.
+    pub shows: Shows,
 }
 
 /// The local server.
@@ -54,6 +59,8 @@ pub struct Database {
     /// Leads `pg_basebackup` and `pg_rewind` to the writer.
     pub copy: RelaySocket,
     facts: watch::Sender<Facts>,
+    /// The last term in which the log here was found to be a piece of the writer's (R4).
+    admitted: AtomicU64,
     /// Held while a server is started; true once the data is no longer Quorate's.
     retired: tokio::sync::Mutex<bool>,
     /// Whether replay has paused because this server has less of something than its writer.
@@ -84,6 +91,7 @@ impl Database {
             feed: relay(options.relay_dir.clone())?,
             copy: relay(copy_dir(&options))?,
             facts: watch::Sender::new(Facts::default()),
+            admitted: AtomicU64::new(0),
             retired: tokio::sync::Mutex::new(false),
             starves: AtomicBool::new(false),
             started_with: Mutex::default(),
@@ -111,7 +119,13 @@ impl Database {
             Ok(Ok(probe)) => {
                 self.feel_hunger(&probe).await;
                 let answered = Some(clock::now());
-                self.facts.send_replace(Facts { probe: Some(probe), answered, asked });
+                self.facts.send_modify(|facts| {
+                    let same = |before: &Probe| before.started_at == probe.started_at;
+                    let known = facts.probe.as_ref().filter(|before| same(before));
+                    let shows = known.map(|_| facts.shows).unwrap_or_default();
+                    let shows = shows.look(probe.snapshot_end, probe.next_id);
+                    *facts = Facts { probe: Some(probe), answered, asked, shows };
+                });
             }
             // A server whose connections are all taken is busy, not hung.
             Ok(Err(e)) if e.is_server_full() => {
@@ -121,6 +135,17 @@ impl Database {
             }
             Ok(Err(_)) | Err(_) => {}
         }
+    }
+
+    /// Takes note that the writer of this term, or who feeds this node in its place, has admitted it: for
+    /// as long as that one writes the log here only grows along its own.
+    pub fn admit(&self, term: Term) {
+        self.admitted.store(term.0, Ordering::SeqCst);
+    }
+
+    /// Whether readers find the history of this term's writer here, and nothing else.
+    pub fn is_admitted(&self, term: Term) -> bool {
+        self.admitted.load(Ordering::SeqCst) == term.0
     }
 
     /// Whether the server should be started anew with as much as its writer has.
@@ -188,6 +213,15 @@ impl Database {
         }
     }
 
+    /// Whether the server is a standby whose readers see all that it has replayed.
+    pub fn is_standby_that_shows_all(&self) -> bool {
+        let follows = {
+            let facts = self.facts.borrow();
+            facts.probe.as_ref().is_some_and(|p| p.in_recovery) && facts.shows.all()
+        };
+        follows && self.fact() == ServerFact::Standby
+    }
+
     /// The server as others are told of it.
     pub fn status(&self) -> Option<ServerStatus> {
         let facts = self.facts.borrow();
@@ -203,6 +237,7 @@ impl Database {
             started_us: (probe.started_at * 1e6).round() as u64,
             sampled: facts.asked,
             reads: false,
+            replay: if probe.in_recovery { probe.replay.clone() } else { Replay::default() },
             pending_restart: probe.pending_restart.clone(),
             kept: self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
@@ -318,68 +353,6 @@ impl Database {
         self.server.stop(Mode::Fast).await;
     }
 
-    /// A standby that has less of some resources than its writer does not start: a lowered setting
-    /// takes effect on the writer first, and here when the log says so.
-    async fn at_least_the_writers(&self, settings: &Settings) -> Result<Settings, Error> {
-        let mut settings = settings.clone();
-        let control = quorate_postgres::read_control_data(&self.options).await?;
-        let _ = self.segment_bytes.set(control.segment_bytes);
-        let lowered = lowered(&settings, &control);
-        for (name, least) in &lowered {
-            tracing::info!(name, least, "kept at the writer's value until that one is lowered");
-            settings.parameters.insert((*name).to_owned(), least.to_string());
-        }
-        let names = lowered.into_iter().map(|(name, _)| name.to_owned()).collect();
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = names;
-        Ok(settings)
-    }
-
-    /// Whether this server still has the log from `lsn` on. In doubt it has: PostgreSQL says so
-    /// itself in the end.
-    pub fn has_log(&self, lsn: Lsn) -> bool {
-        let Some(bytes) = self.segment_bytes.get().copied() else { return true };
-        let Ok(files) = std::fs::read_dir(self.options.data_dir.join("pg_wal")) else {
-            return true;
-        };
-        let oldest = files.flatten().filter_map(|e| segment(e.file_name().to_str()?, bytes)).min();
-        oldest.is_none_or(|oldest| lsn.0 / bytes >= oldest)
-    }
-
-    /// Keeps a copy of the log that a rewind or a clone is about to drop: commits in it may be
-    /// wanted for reconciliation. Older copies beyond a few are removed.
-    pub async fn keep_tail(&self, term: Term, fork: Lsn) -> Result<PathBuf, Error> {
-        let control = quorate_postgres::read_control_data(&self.options).await?;
-        let from = self.options.data_dir.join("pg_wal");
-        let home = self.options.data_dir.with_file_name("lost-log");
-        let to = home.join(format!("before-term-{term}"));
-        let bytes = control.segment_bytes;
-        let first = fork.0 / bytes;
-        let path = to.clone();
-        let copy = move || -> std::io::Result<()> {
-            std::fs::create_dir_all(&to)?;
-            let mut names: Vec<_> = std::fs::read_dir(&from)?.flatten().collect();
-            names.retain(|e| {
-                e.file_name().to_str().and_then(|n| segment(n, bytes)).is_some_and(|s| s >= first)
-            });
-            let most = (KEPT_TAIL_BYTES_MAX / bytes).max(1) as usize;
-            for entry in names.iter().take(most) {
-                std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-            }
-            let mut kept: Vec<_> = std::fs::read_dir(&home)?.flatten().collect();
-            kept.sort_by_key(|e| e.metadata().and_then(|m| m.modified()).ok());
-            for old in kept.iter().rev().skip(KEPT_TAILS_MAX) {
-                std::fs::remove_dir_all(old.path())?;
-            }
-            Ok(())
-        };
-        let failed = |source| Error::Io { action: "keep log in", path: path.clone(), source };
-        match tokio::task::spawn_blocking(copy).await {
-            Ok(done) => done.map_err(failed)?,
-            Err(e) => return Err(failed(std::io::Error::other(e))),
-        }
-        Ok(path)
-    }
-
     /// Cuts the walreceiver off and reads the log's end (R3). The feed must be closed.
     pub async fn freeze(&self, term: Term) -> Result<Report, Error> {
         self.admin.terminate_walreceiver(FREEZE_WAIT).await?;
@@ -396,12 +369,6 @@ impl Database {
         let promoted = self.admin.promote(timeline, PROMOTE_WAIT).await?;
         self.refresh().await;
         Ok(promoted)
-    }
-
-    /// Whether a promotion would have to restart the server to put these settings into effect.
-    pub async fn lowers(&self, settings: &Settings) -> Result<bool, Error> {
-        let control = quorate_postgres::read_control_data(&self.options).await?;
-        Ok(!lowered(settings, &control).is_empty())
     }
 
     /// Promotes a frozen standby by starting it anew with settings that a standby of its former
@@ -450,6 +417,11 @@ impl Database {
         quorate_postgres::bootstrap(&self.options, &chosen, settings).await
     }
 
+    /// Takes note that the server does not start without log that only a writer has.
+    pub fn lacks_log(&self) -> Result<(), Error> {
+        self.put_mark(REWOUND)
+    }
+
     /// Copies the whole database through the copy relay.
     pub async fn clone_from(
         &self,
@@ -489,39 +461,6 @@ impl Database {
     }
 }
 
-/// Resources of which a standby needs as much as its writer, by their names in the control file and
-/// as settings, with PostgreSQL's defaults. What Quorate chooses itself never changes.
-const AS_MUCH: [(&str, &str, u64); 4] = [
-    ("max_connections", "max_connections", 100),
-    ("max_worker_processes", "max_worker_processes", 8),
-    ("max_prepared_xacts", "max_prepared_transactions", 0),
-    ("max_locks_per_xact", "max_locks_per_transaction", 64),
-];
-
-/// Settings that ask for less than the log's writer had, with what that was.
-fn lowered(settings: &Settings, control: &ControlData) -> Vec<(&'static str, u64)> {
-    let asked = |name: &str, default: u64| match settings.parameters.get(name) {
-        Some(value) => value.trim().parse::<u64>().ok(),
-        None => Some(default),
-    };
-    AS_MUCH
-        .iter()
-        .filter_map(|(in_control, name, default)| {
-            let had = *control.least.get(in_control)?;
-            // What PostgreSQL reads otherwise (`0x32`) is taken for too little.
-            asked(name, *default).is_none_or(|v| v < had).then_some((*name, had))
-        })
-        .collect()
-}
-
-/// The number of a log segment, from its file's name.
-fn segment(name: &str, bytes: u64) -> Option<u64> {
-    let hex = |range| u64::from_str_radix(name.get(range)?, 16).ok();
-    let per_id = 0x1_0000_0000_u64.checked_div(bytes)?;
-    (name.len() == 24).then_some(())?;
-    Some(hex(8..16)? * per_id + hex(16..24)?)
-}
-
 fn copy_dir(options: &ServerOptions) -> PathBuf {
     let mut name = options.relay_dir.file_name().unwrap_or_default().to_owned();
     name.push("-copy");
@@ -540,17 +479,4 @@ async fn checkpoint_source(dir: &std::path::Path) -> Result<(), Error> {
     let done = client.batch_execute("CHECKPOINT").await.map_err(Error::Connect);
     driver.abort();
     done
-}
-
-/// The settings that the cluster document asks for.
-pub fn settings(document: &Document) -> Settings {
-    Settings {
-        synchronous_commit: match document.level {
-            quorate_core::document::Level::Received => SynchronousCommit::RemoteWrite,
-            quorate_core::document::Level::Flushed => SynchronousCommit::On,
-            quorate_core::document::Level::Applied => SynchronousCommit::RemoteApply,
-        },
-        parameters: document.postgresql.clone(),
-        ..Settings::default()
-    }
 }

@@ -4,8 +4,10 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quorate_core::node::{Data, Feed};
+use quorate_core::node::{Data, Feed, Job};
 use quorate_core::report::{self, Report};
+use quorate_core::state::State;
+use quorate_core::upstream::feeds;
 use quorate_core::{Lsn, NodeId, Term, TimelineId};
 use quorate_link::{Kind, LinkStream, Links, clock, frame};
 use quorate_replication::{BoxFuture, BoxStream, Target};
@@ -13,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::database::Database;
-use crate::limits::{ASTRAY_RETRY, HELLO_BYTES_MAX};
+use crate::limits::{ASTRAY_RETRY, HELLO_BYTES_MAX, START_ASKS, UPSTREAM_SILENT};
 use crate::node::Node;
 use crate::run::Memory;
 
@@ -23,6 +25,8 @@ use crate::run::Memory;
 pub enum Hello {
     /// To follow the writer of this term, from this log end.
     Follow { term: Term, end: Report },
+    /// The same by way of a node that follows the writer of this term.
+    Cascade { term: Term, end: Report },
     /// To copy the writer's database.
     Copy { term: Term },
 }
@@ -40,7 +44,7 @@ pub enum Answer {
     Diverged { fork: Lsn },
     /// The log from your end on is no longer kept: copy the database.
     LogGone,
-    /// Not the writer of that term, or not yet.
+    /// Not the writer of that term, or not yet; or nobody to get its log from now.
     NotServing { because: String },
 }
 
@@ -53,12 +57,16 @@ pub enum FeedNews {
     LogGone { term: Term },
     /// The local server asks the writer of this term for a timeline that it never had.
     Astray { term: Term, timeline: TimelineId },
+    /// A node that is no writer does not feed this one.
+    Refused { term: Term, because: String },
 }
 
-/// Leads the local walreceiver to a writer.
+/// Leads the local walreceiver to a writer, or to a node that follows it.
 pub struct Follow {
     /// Where to.
-    pub writer: NodeId,
+    pub from: NodeId,
+    /// That is not the writer.
+    pub cascaded: bool,
     /// In which term.
     pub term: Term,
     /// Connections to nodes.
@@ -76,10 +84,14 @@ impl Target for Follow {
         Box::pin(async move {
             let end = self.database.lineage(self.term).await.map_err(io::Error::other)?;
             let end = end.ok_or_else(|| io::Error::other("the log's end is not known yet"))?;
-            let hello = Hello::Follow { term: self.term, end };
-            match greet(&self.links, self.writer, &hello).await? {
+            let hello = match self.cascaded {
+                false => Hello::Follow { term: self.term, end },
+                true => Hello::Cascade { term: self.term, end },
+            };
+            match greet(&self.links, self.from, &hello).await? {
                 (Answer::Welcome { timelines }, stream) => {
                     *self.timelines.lock().unwrap_or_else(PoisonError::into_inner) = timelines;
+                    self.database.admit(self.term);
                     Ok(Box::new(stream) as BoxStream)
                 }
                 (Answer::Diverged { fork }, _) => {
@@ -90,12 +102,35 @@ impl Target for Follow {
                     let _ = self.news.send(FeedNews::LogGone { term: self.term }).await;
                     Err(io::Error::other("the writer no longer has the log that is needed"))
                 }
-                (Answer::NotServing { because }, _) => Err(io::Error::other(because)),
+                (Answer::NotServing { because }, _) => {
+                    if self.cascaded {
+                        let news = FeedNews::Refused { term: self.term, because: because.clone() };
+                        let _ = self.news.send(news).await;
+                    }
+                    Err(io::Error::other(because))
+                }
             }
         })
     }
 
-    fn asked(&self, timeline: TimelineId) {
+    fn asked(&self, timeline: TimelineId, from: Lsn) -> BoxFuture<'_, io::Result<()>> {
+        self.tell_astray(timeline);
+        Box::pin(async move {
+            let begun = self.database.begin_timeline(timeline, from).await;
+            begun.map_err(|error| {
+                tracing::warn!(%error, %timeline, "cannot begin the file of a new timeline");
+                io::Error::other(error)
+            })
+        })
+    }
+}
+
+impl Follow {
+    fn tell_astray(&self, timeline: TimelineId) {
+        // What is fed here may come to a timeline later than its writer, and is the writer's in the end.
+        if self.cascaded {
+            return;
+        }
         let known = self.timelines.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains(&timeline) {
             // When the queue is full, the next attempt tells.
@@ -178,6 +213,14 @@ impl Memory {
                     self.ask_no_more(node);
                 }
             }
+            FeedNews::Refused { term, because } => {
+                if let Feed::Open { from, term: t } = self.feed
+                    && t == term
+                {
+                    tracing::warn!(%from, "following the writer instead: {because}");
+                    self.upstream.refuse(clock::now());
+                }
+            }
             FeedNews::Astray { term, timeline } => {
                 let now = clock::now();
                 let lately = self.astray.is_some_and(|at| now.since(at) < ASTRAY_RETRY);
@@ -188,6 +231,48 @@ impl Memory {
                     self.ask_no_more(node);
                 }
             }
+        }
+    }
+
+    /// The node that this one follows instead of the writer.
+    pub(crate) fn upstream_of(&mut self, node: &Node, state: &State) -> Option<NodeId> {
+        let authority = &state.authority;
+        let wish = state.document().node(node.parts.me).follow;
+        // Who counts for commits follows the writer.
+        let apart = !authority.cohort().contains(&node.parts.me);
+        let wish = wish.filter(|wish| apart && authority.writer != Some(*wish));
+        let now = clock::now();
+        let usable = wish.is_some_and(|wish| {
+            let peer = node.parts.health.peers().remove(&wish).unwrap_or_default();
+            let heard = peer.heard.is_some_and(|at| now.since(at) < UPSTREAM_SILENT) && !peer.gone;
+            heard && peer.status.is_some_and(|status| feeds(&status, authority.term))
+        });
+        let first = !matches!(self.feed, Feed::Open { .. });
+        self.upstream.choose(wish, usable, first, now)
+    }
+
+    /// A standby's log may end before what its data needs to be read: PostgreSQL takes the newest
+    /// timeline's file of a segment, and of that it may have got no more than the beginning. The server
+    /// then asks for log before it answers, and has to be fed to start. Only while a writer serves: an
+    /// election may need what a server that is merely slow has to report.
+    pub(crate) fn start_with_log(&mut self, node: &Node, writer_serves: bool) {
+        let Some(database) = &node.parts.database else { return };
+        let starts = self.job.as_ref().is_some_and(|r| r.job == Job::Start);
+        let asks = starts && self.data == Data::Ready && writer_serves && database.feed.holds();
+        let now = clock::now();
+        self.start_asks = asks.then(|| self.start_asks.unwrap_or(now));
+        if self.start_asks.is_none_or(|at| now.since(at) < START_ASKS) {
+            return;
+        }
+        self.start_asks = None;
+        if let Err(e) = database.lacks_log() {
+            tracing::error!(error = %e, "cannot mark the data as incomplete");
+            return;
+        }
+        tracing::warn!("the log here ends before the server can start: it needs the writer's");
+        self.data = Data::Incomplete;
+        if let Some(running) = self.job.take() {
+            running.cancel();
         }
     }
 

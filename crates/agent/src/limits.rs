@@ -18,6 +18,9 @@ pub const POSITION_POLL: Duration = Duration::from_millis(5);
 pub const PROMOTE_WAIT: Duration = Duration::from_secs(60);
 /// How long a server may take to accept connections; crash recovery of much log included.
 pub const START_WAIT: Duration = Duration::from_secs(3600);
+/// How long a server that is starting asks for log until it is taken for one that cannot start without:
+/// whoever has enough answers at once.
+pub const START_ASKS: Duration = Duration::from_secs(3);
 /// Pause before consensus is asked again what was agreed so far; one question already waits.
 pub const CONFIRM_RETRY: Duration = Duration::from_millis(200);
 /// How long a standby's wish to follow waits for a writer that is being promoted.
@@ -46,3 +49,32 @@ pub const KEPT_TAIL_BYTES_MAX: u64 = 1 << 30;
 pub const KEPT_TAILS_MAX: usize = 3;
 /// Least time between two restarts of a server that wants a timeline which its writer never had.
 pub const ASTRAY_RETRY: Duration = Duration::from_secs(5);
+/// How long dropping a slot may take, the end of its reader included.
+pub const SLOT_END_WAIT: Duration = Duration::from_secs(10);
+/// Pause between looks whether a node has caught up with one that wants to follow it.
+pub const CASCADE_LOOK: Duration = Duration::from_millis(50);
+/// How long a node may be silent until those that follow it follow the writer instead.
+pub const UPSTREAM_SILENT: Duration = Duration::from_secs(1);
+/// How often it is looked whether a standby that may have log has come for it.
+pub const KNOCK_EVERY: Duration = Duration::from_millis(50);
+/// The longest pause between two knocks at a postmaster.
+pub const KNOCK_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often the leader of consensus looks for what is wrong.
+pub const ALERT_EVERY: Duration = Duration::from_millis(250);
+/// How often the writer's node looks whether a validation query is due.
+pub const VALIDATE_EVERY: Duration = Duration::from_millis(250);
+/// Pause before the cluster is told again what came of one.
+pub const VALIDATE_RETRY: Duration = Duration::from_secs(1);
+/// Pause between looks whether one has to end because the reign does.
+pub const VALIDATE_STOP_POLL: Duration = Duration::from_millis(20);
+/// How often a node looks after the slots that it carries: one that is behind by a second hands out
+/// the changes of a second twice.
+pub const CARRY_EVERY: Duration = Duration::from_secs(1);
+/// How many times as long as it took to move such a slot it is left alone.
+pub const CARRY_REST: u32 = 4;
+/// Pause before a slot is made again that could not be made, or did not last.
+pub const CARRY_RETRY: Duration = Duration::from_secs(10);
+/// How old a node's word of what it carries may be.
+pub const CARRY_HEARD: Duration = Duration::from_secs(3);
+/// How long logging what runs may take: it writes one record.
+pub const CARRY_HELP_WAIT: Duration = Duration::from_secs(2);

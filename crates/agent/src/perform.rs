@@ -12,7 +12,7 @@ use quorate_postgres::{Mode, Promoted};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::database::{Database, settings};
+use crate::database::Database;
 use crate::feed::{Copy, Follow};
 use crate::limits::JOB_RETRY;
 use crate::node::Node;
@@ -118,7 +118,7 @@ async fn perform_one(
             let plan = Plan::Promote(*term, *timeline, memory.report.as_ref().map(|r| r.timeline));
             spawn_job(node, memory, messages, Job::Promote, plan);
         }
-        Action::Follow { writer, term } => follow(node, memory, *writer, *term),
+        Action::Follow { from, term } => follow(node, memory, *from, *term),
         Action::Clone { from, term } => {
             spawn_job(node, memory, messages, Job::Clone, Plan::Clone(*from, *term));
         }
@@ -236,7 +236,7 @@ async fn close_feed(node: &Arc<Node>, memory: &mut Memory) {
     memory.feed = Feed::Closed;
 }
 
-fn follow(node: &Arc<Node>, memory: &mut Memory, writer: NodeId, term: Term) {
+fn follow(node: &Arc<Node>, memory: &mut Memory, from: NodeId, term: Term) {
     let Some(database) = &node.parts.database else { return };
     #[cfg(feature = "sabotage")]
     if matches!(memory.feed, Feed::Open { term: old, .. } if old < term)
@@ -244,8 +244,10 @@ fn follow(node: &Arc<Node>, memory: &mut Memory, writer: NodeId, term: Term) {
     {
         return;
     }
+    let cascaded = node.parts.consensus.state().authority.writer != Some(from);
     let target = Follow {
-        writer,
+        from,
+        cascaded,
         term,
         links: node.parts.links.clone(),
         database: Arc::clone(database),
@@ -253,8 +255,8 @@ fn follow(node: &Arc<Node>, memory: &mut Memory, writer: NodeId, term: Term) {
         timelines: Mutex::default(),
     };
     database.feed.set_target(Some(Arc::new(target)));
-    memory.feed = Feed::Open { from: writer, term };
-    tracing::info!(%writer, %term, "attaching");
+    memory.feed = Feed::Open { from, term };
+    tracing::info!(%from, %term, "attaching");
 }
 
 pub fn surrender(node: &Arc<Node>, memory: &mut Memory, term: Term, reason: SurrenderReason) {
@@ -386,20 +388,20 @@ fn failed(what: &'static str, error: &quorate_postgres::Error) -> Outcome {
 }
 
 async fn bootstrap(node: &Node, database: &Database) -> Outcome {
-    let document = node.parts.consensus.state().document();
+    let state = node.parts.consensus.state();
     let Some(password) = &node.parts.superuser_password else {
         let why = "the superuser's password file is missing: `quorate init` makes it".to_owned();
         return Outcome::Failed { what: "make the database", why };
     };
-    match database.bootstrap(password, &settings(&document)).await {
+    match database.bootstrap(password, &database.settings(&state, node.parts.me)).await {
         Ok(()) => Outcome::Done,
         Err(e) => failed("make the database", &e),
     }
 }
 
 async fn start(node: &Node, database: &Database) -> Outcome {
-    let document = node.parts.consensus.state().document();
-    match database.start(&settings(&document)).await {
+    let state = node.parts.consensus.state();
+    match database.start(&database.settings(&state, node.parts.me)).await {
         Ok(()) => Outcome::Done,
         Err(e) => {
             database.server.stop(Mode::Immediate).await;
@@ -416,7 +418,7 @@ async fn promote(
     from: Option<TimelineId>,
 ) -> Outcome {
     let state = node.parts.consensus.state();
-    let settings = settings(&state.document());
+    let settings = database.settings(&state, node.parts.me);
     // Lowering costs a restart: only when nobody waits for a failover.
     let anew = match from.filter(|_| state.authority.planned) {
         Some(from) if database.lowers(&settings).await.unwrap_or(false) => Some(from),
@@ -451,14 +453,18 @@ async fn clone(
     messages: &mpsc::Sender<Message>,
 ) -> Outcome {
     lead_copies(node, database, source);
-    let document = node.parts.consensus.state().document();
+    // Slots are not copied.
+    if let Err(e) = node.carry.forget_all() {
+        return Outcome::Failed { what: "forget its slots", why: e.to_string() };
+    }
+    let state = node.parts.consensus.state();
     tracing::info!(from = %source.0, "copying the database");
     let progress = |done: u64, total: u64| {
         let percent = (done * 100).checked_div(total).unwrap_or(0).min(100);
         let text = format!("{percent} % of {} MB copied", total / 1_048_576);
         let _ = messages.try_send(Message::Progress(text));
     };
-    let result = database.clone_from(&settings(&document), progress).await;
+    let result = database.clone_from(&database.settings(&state, node.parts.me), progress).await;
     database.copy.set_target(None);
     match result {
         Ok(()) => Outcome::Done,
@@ -473,12 +479,16 @@ async fn rewind(
     messages: &mpsc::Sender<Message>,
 ) -> Outcome {
     lead_copies(node, database, source);
-    let document = node.parts.consensus.state().document();
+    // Slots are not rewound: what they decoded may be no part of the log any more.
+    if let Err(e) = node.carry.forget_all() {
+        return Outcome::Failed { what: "forget its slots", why: e.to_string() };
+    }
+    let state = node.parts.consensus.state();
     tracing::info!(to = %source.0, "rewinding");
     let line = |text: &str| {
         let _ = messages.try_send(Message::Progress(text.to_owned()));
     };
-    let result = database.rewind(&settings(&document), line).await;
+    let result = database.rewind(&database.settings(&state, node.parts.me), line).await;
     database.copy.set_target(None);
     match result {
         Ok(()) => Outcome::Done,

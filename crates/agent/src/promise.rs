@@ -4,12 +4,14 @@
 //! file is missing or damaged has amnesia: it may have promised something, so it takes part in
 //! nothing until the commit rule goes on without it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
 
 use quorate_core::Term;
 use quorate_core::node::Promise;
+
+use crate::durable;
 
 const MAGIC: &[u8; 8] = b"QRPROM01";
 const LENGTH: usize = 64;
@@ -46,14 +48,7 @@ impl PromiseFile {
         {
             return Ok(());
         }
-        let temporary = self.path.with_extension("new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
-        file.write_all(&self.encode(term))?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        let parent = self.path.parent().unwrap_or(Path::new("."));
-        File::open(parent)?.sync_all()
+        durable::replace(&self.path, &self.encode(term))
     }
 
     fn encode(&self, term: Term) -> [u8; LENGTH] {
@@ -90,6 +85,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_promise_survives_and_never_falls() {

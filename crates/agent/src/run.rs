@@ -11,12 +11,12 @@ use quorate_core::state::{Change, State};
 use quorate_core::status::{
     Doing, NodeStatus, ServerStatus, StandbyLink, Surrender, SurrenderReason, WriterStatus,
 };
+use quorate_core::upstream::{Upstream, feeds};
 use quorate_core::{Because, Lsn, Moment, NodeId, Term, TimelineId};
 use quorate_link::clock;
 use quorate_postgres::{Promoted, history as timeline_history};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::database;
 use crate::feed::FeedNews;
 use crate::limits::{CONFIRM_RETRY, CYCLE, FEEDBACK_SILENCE, MESSAGES_MAX, REJOIN_WAIT, YIELD};
 use crate::node::{Node, Order};
@@ -44,6 +44,8 @@ pub struct Memory {
     pub feed: Feed,
     /// Where feeds tell their news.
     pub feed_news: mpsc::Sender<FeedNews>,
+    /// Whom to follow.
+    pub upstream: Upstream,
     /// When the local server was last found to want a timeline that is none of the writer's.
     pub astray: Option<Moment>,
     /// Where the local log left the writer's history, when it was refused for that.
@@ -64,9 +66,13 @@ pub struct Memory {
     pub data: Data,
     /// Since when the present writer is open and serves nobody: it lacks copies.
     writer_waits: Option<Moment>,
+    /// Since when a server that is starting asks for log, and nobody feeds it.
+    pub start_asks: Option<Moment>,
     restart: Option<oneshot::Sender<Result<(), String>>>,
     restarting: bool,
     document: u64,
+    /// Whether the server tells its writer which rows it needs for slots.
+    feedback: bool,
     said: Because,
 }
 
@@ -79,8 +85,13 @@ pub async fn run(node: Arc<Node>, mut orders: mpsc::Receiver<Order>) -> std::io:
     let mut facts = node.parts.database.as_ref().map(|d| d.facts());
     let mut server = node.parts.database.as_ref().map(|d| d.server.status());
     if let Some(database) = node.parts.database.clone() {
+        tokio::spawn(crate::knock::run(Arc::clone(&database)));
         tokio::spawn(database.watch_server());
     }
+    tokio::spawn(crate::lag::run(Arc::clone(&node)));
+    tokio::spawn(crate::slots::run(Arc::clone(&node)));
+    tokio::spawn(crate::validation::run(Arc::clone(&node)));
+    tokio::spawn(crate::alerts::run(Arc::clone(&node)));
     if memory.promise == Promise::Lost {
         tokio::spawn(confirm(Arc::clone(&node), messages.clone()));
     }
@@ -125,7 +136,8 @@ async fn cycle(
     state: &State,
 ) {
     take_in(node, memory, messages, state);
-    let decision = node::decide(&memory.view(node, state));
+    let upstream = memory.upstream_of(node, state);
+    let decision = node::decide(&memory.view(node, state, upstream));
     memory.tell(&decision);
     // Said before it is done where others must know early, and after where they must not: the
     // heartbeat's word never runs ahead of the fence, which is why actions come first.
@@ -134,15 +146,12 @@ async fn cycle(
     publish(node, memory, state, &decision);
 }
 
-/// Opens the door for reads while the server is a standby and nothing is done to it; the door is
-/// closed before anything begins that ends this ([`perform::perform`]), and here when it ended by
+/// Opens the door for reads while the server is a standby that shows all it has replayed and nothing is
+/// done to it; the door is closed before anything begins that ends this ([`perform::perform`]), and here when it ended by
 /// itself.
 fn admit_reads(node: &Node, memory: &Memory, state: &State) {
     let reads = &node.parts.reads;
-    let standby = node.parts.database.as_ref().is_some_and(|d| {
-        d.facts().borrow().probe.as_ref().is_some_and(|p| p.in_recovery)
-            && matches!(d.fact(), Server::Standby)
-    });
+    let standby = node.parts.database.as_ref().is_some_and(|d| d.is_standby_that_shows_all());
     let quiet = memory.job.as_ref().is_none_or(|r| r.job == Job::Freeze);
     // Named as the writer: what was seen of the server may be from before it was promoted.
     let named =
@@ -207,22 +216,27 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
         }
     }
     let version = state.document_version();
-    if version != memory.document
+    let feedback =
+        parts.database.as_ref().is_some_and(|d| d.is_asked_for_feedback(state, parts.me));
+    if (version != memory.document || feedback != memory.feedback)
         && members.contains(&parts.me)
         && let Some(database) = &parts.database
         && memory.data == Data::Ready
         && memory.job.is_none()
     {
-        match quorate_postgres::write_settings(&database.options, &database::settings(&document)) {
+        let settings = database.settings(state, parts.me);
+        match quorate_postgres::write_settings(&database.options, &settings) {
             Ok(quorate_postgres::Written::Changed) => database.server.reload(),
             Ok(quorate_postgres::Written::Same) => {}
             Err(e) => tracing::error!(error = %e, "cannot write the server's settings"),
         }
-        memory.document = version;
+        (memory.document, memory.feedback) = (version, feedback);
     }
     let word = state.authority.writer.and_then(|w| parts.health.status_of(w)?.writer);
-    let waits = word.is_some_and(|w| w.term == term && !w.serving);
+    let waits = word.as_ref().is_some_and(|w| w.term == term && !w.serving);
     memory.writer_waits = waits.then(|| memory.writer_waits.unwrap_or_else(clock::now));
+    let serves = word.is_some_and(|w| w.term == term && w.serving);
+    memory.start_with_log(node, serves);
     identify(node, memory, messages, state);
 }
 
@@ -266,6 +280,7 @@ impl Memory {
             trouble: None,
             feed: Feed::Closed,
             feed_news,
+            upstream: Upstream::default(),
             astray: None,
             fork: None,
             report: None,
@@ -276,14 +291,16 @@ impl Memory {
             proposing: BTreeSet::new(),
             data,
             writer_waits: None,
+            start_asks: None,
             restart: None,
             restarting: false,
             document: 0,
+            feedback: false,
             said: Because::default(),
         })
     }
 
-    fn view<'a>(&'a self, node: &Node, state: &'a State) -> NodeView<'a> {
+    fn view<'a>(&'a self, node: &Node, state: &'a State, upstream: Option<NodeId>) -> NodeView<'a> {
         let term = state.authority.term;
         let writer_word = state
             .authority
@@ -308,6 +325,7 @@ impl Memory {
             writer_serving: word.as_ref().is_some_and(|w| w.serving),
             writer_waits: self.writer_waits.is_some_and(|at| clock::now().since(at) > REJOIN_WAIT),
             lease_clear: node.parts.health.lease_clear(term),
+            upstream,
             restart: self.restart.is_some() && !self.restarting,
             starved: node.parts.database.as_ref().is_some_and(|d| d.starves()),
             yields: self.stepped_down.is_some_and(|at| clock::now().since(at) < YIELD)
@@ -471,7 +489,7 @@ fn publish(node: &Arc<Node>, memory: &Memory, state: &State, decision: &Decision
         report: memory.report.as_ref().map(Report::trimmed),
         surrender: memory.surrender.clone(),
         server: database.and_then(|d| {
-            let reads = parts.reads.term().is_some();
+            let reads = parts.reads.term().is_some() && d.is_admitted(state.authority.term);
             Some(ServerStatus { reads, ..d.status()? })
         }),
         writer: memory.reign.as_ref().map(|r| writer_status(node, r)),
@@ -482,9 +500,24 @@ fn publish(node: &Arc<Node>, memory: &Memory, state: &State, decision: &Decision
             let waiting = d.disk_stuck_for();
             health.latency.unwrap_or_default().max(waiting).as_millis() as u64
         }),
+        upstream: match memory.feed {
+            Feed::Open { from, .. } if state.authority.writer != Some(from) => Some(from),
+            _ => None,
+        },
+        disk: node.slots.disk(),
+        carries: node.carry.told(),
         document: memory.document,
         coordinating: parts.consensus.is_leader().then(|| node.coordinator_word()),
+        vitals: node.vitals.now(node),
     };
+    #[cfg(feature = "sabotage")]
+    let status = {
+        let mut status = status;
+        crate::sabotage::distort(&mut status);
+        status
+    };
+    let follows = feeds(&status, status.term).then_some(status.term);
+    node.follows.send_if_modified(|now| std::mem::replace(now, follows) != follows);
     let urgent = parts.health.set_status(status);
     if urgent {
         parts.heartbeats.kick();
@@ -508,9 +541,8 @@ fn writer_status(node: &Node, reign: &Reign) -> WriterStatus {
         .filter_map(|(n, word)| {
             let word = word.filter(|w| w.silent < FEEDBACK_SILENCE)?;
             let at = word.at;
-            let late_ms = word.behind.time.as_millis() as u64;
             let (written, flushed, applied) = (at.write, at.flush, at.apply);
-            Some((*n, StandbyLink { written, flushed, applied, late_ms }))
+            Some((*n, StandbyLink { written, flushed, applied }))
         })
         .collect();
     WriterStatus {
@@ -520,6 +552,8 @@ fn writer_status(node: &Node, reign: &Reign) -> WriterStatus {
         rule: reign.own.rule,
         safe: snapshot.quorum.flush,
         standbys,
+        lags: node.lags.judged(reign.own.term),
         drained: reign.own.drained,
+        slots: node.slots.word(reign.own.term),
     }
 }

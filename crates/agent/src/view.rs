@@ -5,12 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_core::authority::{Authority, Phase};
 use quorate_core::because::list;
 use quorate_core::candidates::Candidate;
-use quorate_core::document::{Document, Role};
+use quorate_core::contract::Contract;
+use quorate_core::document::Document;
 use quorate_core::invariant::Breach;
-use quorate_core::state::{Node, WallMillis};
-use quorate_core::status::NodeStatus;
-use quorate_core::{Because, NodeId, Policy, Term};
+use quorate_core::lag::{Cause, Percentiles};
+use quorate_core::role::Role;
+use quorate_core::slots::DiskLevel;
+use quorate_core::state::{Node, State, WallMillis};
+use quorate_core::status::{Lag, NodeStatus};
+use quorate_core::{Because, NodeId, Policy, Term, validation};
 use serde::{Deserialize, Serialize};
+
+use crate::alerts::Told;
 
 /// The cluster as one node sees it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +52,9 @@ pub struct ClusterStatus {
     /// What must never be and was seen by this node since its process began.
     #[serde(default)]
     pub breaches: Vec<Breach>,
+    /// What fires, and, on the node that leads consensus, what is about to.
+    #[serde(default)]
+    pub alerts: Vec<Told>,
     /// Members.
     pub nodes: BTreeMap<NodeId, Member>,
 }
@@ -58,6 +67,14 @@ pub struct Member {
     pub node: Node,
     /// What its copy is for. Means nothing for a witness.
     pub role: Role,
+    /// What the copy owes its users. Means nothing for a witness.
+    pub contract: Contract,
+    /// How late it is, as its writer says; `None` for the writer, and while there is none.
+    pub lag: Option<Lag>,
+    /// What holds it up, when it is late.
+    pub late_because: Option<Cause>,
+    /// How late it was in the last minutes.
+    pub lately: Option<Percentiles>,
     /// Milliseconds since it was last heard; `None`: never.
     pub heard_ms: Option<u64>,
     /// Its host refuses connections: its process is gone.
@@ -147,5 +164,38 @@ pub fn too_few_zones(status: &ClusterStatus, document: &Document) -> Option<Stri
             "commits are sure of {there} zone only, and copy_zones asks for {wanted}: a standby in \
              another zone is missing (`zone` in its node's configuration says where it stands)"
         )
+    })
+}
+
+/// Slots that need somebody, streams that broke, disks that are short.
+pub fn of_slots(status: &ClusterStatus, state: &State) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (name, member) in &status.nodes {
+        let disk = member.status.as_ref().and_then(|s| s.disk.as_ref());
+        let Some(disk) = disk.filter(|d| d.level > DiskLevel::Fine) else { continue };
+        let sentence = &disk.because.sentence;
+        warnings.push(match status.writer == Some(*name) {
+            true => format!("{name}, the writer, is short of disk: {sentence}"),
+            // Writes stop on the writer alone; a standby's server ends, and nobody waits for it.
+            false => format!("{name} is short of disk, and would be lost alone: {sentence}"),
+        });
+    }
+    let word = status.writer.and_then(|w| status.nodes.get(&w)?.status.as_ref()?.writer.as_ref());
+    if let Some(word) = word.filter(|w| w.term == status.term) {
+        let slots = &word.slots;
+        warnings.extend(slots.worst.iter().map(|t| t.because.sentence.clone()));
+        let more = (slots.troubled as usize).saturating_sub(slots.worst.len());
+        if more > 0 {
+            warnings.push(format!("{more} more slots need somebody: `quorate slots`"));
+        }
+    }
+    warnings.extend(crate::slots::gaps(state).into_values().map(|gap| gap.because.sentence));
+    warnings
+}
+
+/// Queries that the present data failed when they were asked last.
+pub fn of_validations(state: &State) -> impl Iterator<Item = String> {
+    validation::failed(state).into_iter().map(|(name, failure)| {
+        format!("validation {name} failed: {failure}; when it is mended: `quorate validate {name}`")
     })
 }

@@ -42,6 +42,10 @@ pub struct Reign {
     pub next_xid: Option<u64>,
     /// Log bytes of the former writer that this reign lacks, as far as they were seen.
     pub lost_bytes: u64,
+    /// A rule was in force at its election by which commits could be on the former writer alone: what
+    /// is missing may be more than was seen.
+    #[serde(default)]
+    pub lossy: bool,
 }
 
 /// A planned hand-over that the writer is preparing.
@@ -189,6 +193,7 @@ impl Authority {
             fork: None,
             next_xid: None,
             lost_bytes: election.lost_bytes,
+            lossy: election.lossy,
         });
         if self.reigns.len() > REIGNS_MAX {
             self.reigns.remove(0);
@@ -267,6 +272,8 @@ pub struct Election {
     pub candidates: BTreeMap<NodeId, Position>,
     /// Bytes of the former writer's log that the best report lacks, as far as they were seen.
     pub lost_bytes: u64,
+    /// Whether a commit could have been on the former writer alone.
+    pub lossy: bool,
 }
 
 /// Judges reports against the rules in force (R5, R8). `Err` says what is missing.
@@ -278,6 +285,9 @@ pub fn judge(
     let reporters: BTreeSet<NodeId> = reports.keys().copied().collect();
     for rule in &authority.rules {
         if !rule.election_satisfied(&reporters) {
+            if reporters.is_disjoint(&rule.cohort) {
+                return Err(format!("waiting for promises of {}", list(&rule.cohort)));
+            }
             return Err(format!(
                 "not enough promises: have {}, and a commit could exist only on {}",
                 list(reporters.intersection(&rule.cohort)),
@@ -306,5 +316,5 @@ pub fn judge(
         ));
     }
     let candidates = positions.into_iter().filter(|(_, p)| *p == best).collect();
-    Ok(Election { candidates, lost_bytes })
+    Ok(Election { candidates, lost_bytes, lossy })
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::coordinator::ClusterView;
-use crate::document::Role;
+use crate::role::Role;
 use crate::state::NodeKind;
 use crate::status::Doing;
 use crate::{Lsn, NodeId};
@@ -61,8 +61,17 @@ fn prospects(view: &ClusterView<'_>, node: NodeId) -> (bool, Lsn, String) {
     if state.nodes.get(&node).is_none_or(|n| n.kind == NodeKind::Witness) {
         return no("holds no data");
     }
-    if state.document().node(node).role != Role::Ha {
-        return no("its role does not allow it to write");
+    let document = state.document();
+    let spec = document.node(node);
+    if spec.role != Role::Ha {
+        let text = format!("its role ({}) does not allow it to write", spec.role);
+        return (false, Lsn(0), text);
+    }
+    if !spec.may_write() {
+        return no("the document says that it must not write (promotable = false)");
+    }
+    if !spec.counts(document.timing) {
+        return no("commits do not wait for it (sync = false): it may lack acknowledged ones");
     }
     if state.leaving.contains(&node) {
         return no("it is leaving the cluster");
@@ -73,9 +82,9 @@ fn prospects(view: &ClusterView<'_>, node: NodeId) -> (bool, Lsn, String) {
     let Some(peer) = view.peers.get(&node) else {
         return no("never heard");
     };
-    let fresh = peer.heard.is_some_and(|at| {
-        view.now.since(at).as_millis() < u128::from(state.document().suspect_after_ms)
-    });
+    let fresh = peer
+        .heard
+        .is_some_and(|at| view.now.since(at).as_millis() < u128::from(document.suspect_after_ms));
     if peer.gone || !fresh {
         return no("not heard");
     }

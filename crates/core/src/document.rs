@@ -1,12 +1,19 @@
 //! The cluster document: what the operator wants, shared by all nodes and kept in consensus.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
+use crate::because::list;
+use crate::contract::{Contract, ContractSpec};
 use crate::drill::Targets;
 use crate::gateway::{Gateway, SynchronousCommit};
+use crate::role::{Preset, Role};
+use crate::slots::{self, DiskSpec, SlotSpec};
+use crate::upstream;
+use crate::validation::{self, ValidationSpec};
 
 /// When a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -57,30 +64,146 @@ impl Level {
     }
 }
 
-/// What a standby is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// A copy that may become the writer.
-    #[default]
-    Ha,
-    /// Serves reads; never part of a commit set.
-    Read,
-}
-
 /// What the cluster wants of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeSpec {
-    /// What the node's copy is for.
+    /// What the node's copy is for. Changes live.
     pub role: Role,
-    /// Higher is preferred among candidates with equal logs.
+    /// Higher is preferred among candidates with equal logs. Changes live.
     pub priority: u8,
+    /// Its share of the reads, in proportion to other replicas of its kind: 1 to 100. Changes live.
+    #[serde(skip_serializing_if = "is_default_weight")]
+    pub weight: u8,
+    /// Whether it may become the writer; unset: role `ha` only. A copy that may not is in no commit
+    /// rule either: the last copy of a commit must be where somebody may write. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promotable: Option<bool>,
+    /// Whether commits may wait for it; unset: role `ha` only. Without, it may become the writer in
+    /// timing `async` alone, where nothing is promised. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync: Option<bool>,
+    /// The node that it gets the log from instead of the writer, while that one follows the writer
+    /// itself. For nodes that count for no commit. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follow: Option<NodeId>,
+    /// For role `delayed`: how much later it replays, in milliseconds. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// `hot_standby_feedback` of its server; unset: as its role has it. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<bool>,
+    /// `max_standby_streaming_delay` of its server in milliseconds, 0 for no limit; unset: as its
+    /// role has it. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict_delay_ms: Option<u64>,
+    /// `statement_timeout` of its server while it is a standby, in milliseconds, 0 for none; unset:
+    /// as its role has it. Changes live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement_timeout_ms: Option<u64>,
+    /// What the copy owes its users. Changes live.
+    #[serde(skip_serializing_if = "ContractSpec::is_default")]
+    pub contract: ContractSpec,
 }
 
 impl Default for NodeSpec {
     fn default() -> Self {
-        Self { role: Role::Ha, priority: 100 }
+        Self {
+            role: Role::Ha,
+            priority: 100,
+            weight: WEIGHT,
+            promotable: None,
+            sync: None,
+            follow: None,
+            delay_ms: None,
+            feedback: None,
+            conflict_delay_ms: None,
+            statement_timeout_ms: None,
+            contract: ContractSpec::default(),
+        }
+    }
+}
+
+/// What can be attested.
+pub const ATTESTABLE: [&str; 5] =
+    ["backups", "disaster-drill", "idempotency", "reconnect", "schema-changes"];
+
+const WEIGHT: u8 = 10;
+const WEIGHT_MAX: u8 = 100;
+/// How late a `delayed` copy is when nobody says.
+const DELAY_MS: u64 = 60 * 60 * 1000;
+const DELAY_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+
+fn is_default_weight(weight: &u8) -> bool {
+    *weight == WEIGHT
+}
+
+impl NodeSpec {
+    /// Whether it may become the writer.
+    pub fn may_write(&self) -> bool {
+        self.role == Role::Ha && self.promotable != Some(false)
+    }
+
+    /// Whether its copy may count for commits of a cluster with this timing.
+    pub fn counts(&self, timing: Timing) -> bool {
+        self.may_write() && (self.sync != Some(false) || timing == Timing::Async)
+    }
+
+    /// How much later than it could it replays.
+    pub fn delay(&self) -> Duration {
+        match self.role {
+            Role::Delayed => Duration::from_millis(self.delay_ms.unwrap_or(DELAY_MS)),
+            Role::Ha | Role::Read | Role::Reporting | Role::Analytics | Role::Dr => Duration::ZERO,
+        }
+    }
+
+    /// What its server does for its role, with what the document says otherwise.
+    pub fn preset(&self) -> Preset {
+        let preset = self.role.preset();
+        Preset {
+            feedback: self.feedback.unwrap_or(preset.feedback),
+            conflict_delay_ms: match self.conflict_delay_ms {
+                None => preset.conflict_delay_ms,
+                Some(0) => None,
+                Some(ms) => Some(ms),
+            },
+            statement_timeout_ms: self.statement_timeout_ms.unwrap_or(preset.statement_timeout_ms),
+            ..preset
+        }
+    }
+
+    /// What it owes its users.
+    pub fn contract(&self) -> Contract {
+        self.contract.of(self.role, self.delay())
+    }
+
+    fn validate(&self, path: &str, problems: &mut Vec<Invalid>) {
+        let mut bad = |field: &str, problem: &str| {
+            let problem = problem.to_owned();
+            problems.push(Invalid { field: format!("{path}.{field}"), problem });
+        };
+        if !(1..=WEIGHT_MAX).contains(&self.weight) {
+            bad("weight", "use 1 to 100");
+        }
+        if self.role != Role::Ha && self.promotable == Some(true) {
+            bad("promotable", "only a node of role ha may become the writer: change its role");
+        }
+        if self.role != Role::Ha && self.sync == Some(true) {
+            bad("sync", "commits wait for nodes of role ha only: change its role");
+        }
+        if self.promotable == Some(false) && self.sync == Some(true) {
+            bad("sync", "a copy that may not become the writer cannot count for commits");
+        }
+        match self.delay_ms {
+            Some(_) if self.role != Role::Delayed => {
+                bad("delay_ms", "only a node of role delayed replays later");
+            }
+            Some(ms) if !(1000..=DELAY_MS_MAX).contains(&ms) => {
+                bad("delay_ms", "use 1000 milliseconds to 7 days");
+            }
+            Some(_) | None => {}
+        }
+        self.contract.validate(&format!("{path}.contract"), self.role, problems);
     }
 }
 
@@ -124,10 +247,24 @@ pub struct Document {
     pub postgresql: BTreeMap<String, String>,
     /// Per-node wishes.
     pub nodes: BTreeMap<NodeId, NodeSpec>,
+    /// What somebody answers for although no program can see it, by the review's names: who, since
+    /// when, where that is written.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attested: BTreeMap<String, String>,
     /// What applications meet: access, encryption, routing, pools. Not written while it is all
     /// defaults, so that nodes that do not know it yet can read the document.
     #[serde(skip_serializing_if = "Gateway::is_default")]
     pub gateway: Gateway,
+    /// Replication slots by name: whose each is, and how much log it may keep. Changes live.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, SlotSpec>,
+    /// When a disk is short of room, and what happens then. Changes live.
+    #[serde(skip_serializing_if = "DiskSpec::is_default")]
+    pub disk: DiskSpec,
+    /// Queries by name that a new writer must answer with true. Changes live: one that is new or changed
+    /// is run at once.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub validation: BTreeMap<String, ValidationSpec>,
 }
 
 impl Default for Document {
@@ -147,7 +284,11 @@ impl Default for Document {
             targets: Targets::default(),
             postgresql: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            attested: BTreeMap::new(),
             gateway: Gateway::default(),
+            slots: BTreeMap::new(),
+            disk: DiskSpec::default(),
+            validation: BTreeMap::new(),
         }
     }
 }
@@ -197,8 +338,11 @@ impl Document {
             bad("sync_nodes", "timing = \"sync\" needs at least one node name here".to_owned());
         }
         for node in &self.sync_nodes {
-            if self.node(*node).role != Role::Ha {
-                bad("sync_nodes", format!("{node} has a role whose copy never counts"));
+            if !self.node(*node).counts(self.timing) {
+                bad(
+                    "sync_nodes",
+                    format!("{node} has a role or wishes by which its copy never counts"),
+                );
             }
         }
         if !(300..=60_000).contains(&self.suspect_after_ms) {
@@ -215,7 +359,31 @@ impl Document {
                 bad(field, "no failure costs nothing: use 1 millisecond or more".to_owned());
             }
         }
+        for (name, words) in &self.attested {
+            if !ATTESTABLE.contains(&name.as_str()) {
+                bad(&format!("attested.{name}"), format!("one of {}", ATTESTABLE.join(", ")));
+            } else if words.trim().is_empty() {
+                bad(&format!("attested.{name}"), "say who answers for it".to_owned());
+            }
+        }
+        for (name, spec) in &self.nodes {
+            let field = format!("nodes.{name}.follow");
+            if let Some(circle) = upstream::circle(self, *name) {
+                let of = list(&circle);
+                let problem =
+                    format!("{of} would get the log from each other, and from nobody else");
+                problems.push(Invalid { field, problem });
+            } else if spec.follow.is_some() && spec.may_write() {
+                let problem = "a node that may become the writer follows the writer: give it another \
+                               role, or promotable = false";
+                problems.push(Invalid { field, problem: problem.to_owned() });
+            }
+            spec.validate(&format!("nodes.{name}"), &mut problems);
+        }
         problems.extend(self.gateway.validate());
+        slots::validate(&self.slots, &mut problems);
+        self.disk.validate(&mut problems);
+        validation::validate(&self.validation, &mut problems);
         problems
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{self, AccessRule};
 use crate::document::Invalid;
 use crate::limits;
+use crate::role::Role;
 
 mod pool;
 
@@ -55,6 +56,63 @@ pub enum ReadFrom {
     Prefer,
     /// Whoever is nearest: this host, then this zone, the writer included.
     Nearest,
+    /// Replicas of role `ha` only.
+    Ha,
+    /// Replicas of role `read` only.
+    Read,
+    /// Replicas of role `reporting`, within their contract instead of `max_lag_ms`.
+    Reporting,
+    /// Replicas of role `analytics`, within their contract instead of `max_lag_ms`.
+    Analytics,
+    /// Replicas of role `dr`, within their contract instead of `max_lag_ms`.
+    Dr,
+}
+
+impl ReadFrom {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Writer,
+        Self::Replica,
+        Self::Prefer,
+        Self::Nearest,
+        Self::Ha,
+        Self::Read,
+        Self::Reporting,
+        Self::Analytics,
+        Self::Dr,
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Replica => "replica",
+            Self::Prefer => "prefer",
+            Self::Nearest => "nearest",
+            Self::Ha => "ha",
+            Self::Read => "read",
+            Self::Reporting => "reporting",
+            Self::Analytics => "analytics",
+            Self::Dr => "dr",
+        }
+    }
+
+    /// From its word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|from| from.as_str() == word)
+    }
+
+    /// The role whose replicas alone may answer.
+    pub fn role(self) -> Option<Role> {
+        match self {
+            Self::Writer | Self::Replica | Self::Prefer | Self::Nearest => None,
+            Self::Ha => Some(Role::Ha),
+            Self::Read => Some(Role::Read),
+            Self::Reporting => Some(Role::Reporting),
+            Self::Analytics => Some(Role::Analytics),
+            Self::Dr => Some(Role::Dr),
+        }
+    }
 }
 
 /// PostgreSQL's `synchronous_commit`, from least to most.

@@ -367,7 +367,11 @@ fn differ(old: &NodeStatus, new: &NodeStatus) -> bool {
     };
     let writer = |s: &NodeStatus| {
         s.writer.as_ref().map(|w| {
-            (w.term, w.serving, w.rule, w.drained, w.standbys.keys().copied().collect::<Vec<_>>())
+            let standbys: Vec<NodeId> = w.standbys.keys().copied().collect();
+            let broken = w.lags.iter().filter(|(_, lag)| lag.broken_ms.is_some());
+            let broken: Vec<NodeId> = broken.map(|(n, _)| *n).collect();
+            let full = s.disk.as_ref().map(|d| d.level);
+            (w.term, w.serving, w.rule, w.drained, standbys, broken, full)
         })
     };
     gone(old) != gone(new) || writer(old) != writer(new)

@@ -162,6 +162,7 @@ mod tests {
             fork: None,
             next_xid: None,
             lost_bytes: 0,
+            lossy: false,
         };
         Authority {
             term: Term(reigns.last().unwrap().0),

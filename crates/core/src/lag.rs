@@ -3,11 +3,17 @@
 //! Nothing is asked of PostgreSQL for it, and an idle writer makes no replica late. The clock is the
 //! writer's alone: times of other hosts do not enter.
 
+mod cause;
+mod history;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::limits::{LAG_GAP, LAG_MARKS_MAX, LAG_SHARE};
 use crate::{Lsn, Moment};
+
+pub use cause::{Cause, Kind as CauseKind, cause};
+pub use history::{History, Percentiles, Point};
 
 /// How far behind a replica is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +49,7 @@ impl Ends {
             Some(last) if end < last.end => return,
             // Growth within the gap is not told apart.
             Some(last) if end == last.end || now.since(last.since) < LAG_GAP => {
-                (last.end, last.until) = (end, now);
+                (last.end, last.until) = (end, now.max(last.until));
                 return;
             }
             Some(_) | None => self.marks.push_back(Mark { end, since: now, until: now }),
@@ -66,6 +72,13 @@ impl Ends {
             Some(still) => Behind { bytes, time: now.since(still), or_more: false },
             None => Behind { bytes, time: now.since(self.marks[0].since), or_more: true },
         }
+    }
+
+    /// How old what a replica shows is at the most that has everything up to `at`: the time since the
+    /// log was last seen to end no later. `None` when it ended later whenever it was looked at.
+    pub fn age(&self, at: Lsn, now: Moment) -> Option<Duration> {
+        let known = self.marks.partition_point(|mark| mark.end <= at);
+        Some(now.since(self.marks.get(known.checked_sub(1)?)?.until))
     }
 
     /// Drops marks that lie close together for their age; when that is not enough, the oldest. A replica

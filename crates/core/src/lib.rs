@@ -4,9 +4,12 @@
 //! The same functions run in production, in the model checker and in the simulator.
 
 pub mod access;
+pub mod alert;
 pub mod authority;
+pub mod backfill;
 pub mod because;
 pub mod candidates;
+pub mod contract;
 pub mod coordinator;
 pub mod document;
 pub mod drill;
@@ -20,10 +23,16 @@ pub mod limits;
 pub mod node;
 pub mod plan;
 pub mod report;
+pub mod role;
 pub mod rule;
+pub mod shows;
+pub mod slots;
 pub mod state;
 pub mod status;
 pub mod time;
+pub mod upstream;
+pub mod validation;
+pub mod words;
 
 pub use because::Because;
 pub use ids::{Lsn, NodeId, Term, TimelineId};

@@ -99,3 +99,106 @@ pub const LAG_GAP: Duration = Duration::from_millis(20);
 pub const LAG_SHARE: u32 = 128;
 /// Points in time of a writer's log that are kept to measure lag: a day and more.
 pub const LAG_MARKS_MAX: usize = 4096;
+/// How a replica's lag is remembered: a point each so often, and how many of them. Ten minutes as it
+/// was sampled, a day in tens of seconds, a month in fives of minutes: less than half a megabyte of
+/// memory for each replica.
+pub const LAG_LEVELS: [(Duration, usize); 3] = [
+    (Duration::from_millis(250), 2400),
+    (Duration::from_secs(10), 8640),
+    (Duration::from_secs(300), 8640),
+];
+/// Points of lag in one answer: more than a screen is wide.
+pub const LAG_POINTS_ASKED_MAX: usize = 2400;
+/// How often the writer's node looks at the lag of every standby and judges its contract.
+pub const LAG_EVERY: Duration = Duration::from_millis(100);
+/// How often a writer's node asks a standby how far it has replayed, which PostgreSQL by itself says once
+/// a second: lag is known that much too large at the most.
+pub const LAG_ASK_EVERY: Duration = Duration::from_millis(40);
+
+/// Longest silence of alerts.
+pub const SILENCE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// Silences at once.
+pub const SILENCES_MAX: usize = 100;
+/// A node that is not heard for so long is missed.
+pub const NODE_SILENT: Duration = Duration::from_secs(3);
+/// How long an alert tells of a failover.
+pub const FAILOVER_SHOWN_MS: u64 = 15 * 60 * 1000;
+/// Certificates are renewed by themselves long before: this much is left only when that fails.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// The same when somebody should get up.
+pub const CERTIFICATE_CRITICAL: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+/// How far the wall clocks of nodes may lie apart. A node's word of it is half a second old.
+pub const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(2);
+/// Free parts of a hundred of a disk below which it is looked at.
+pub const DISK_WARNING_PERCENT: u64 = 15;
+/// The same when somebody should get up.
+pub const DISK_CRITICAL_PERCENT: u64 = 5;
+
+/// How often a node looks at its slots and at the disk of its log: a disk that has a thousandth of a
+/// second left cannot be helped, one that has some seconds can.
+pub const SLOTS_EVERY: Duration = Duration::from_secs(1);
+/// How long a node must have followed the writer before others follow it again: one that comes and goes
+/// is not worth a change each time.
+pub const UPSTREAM_SETTLES: Duration = Duration::from_secs(5);
+/// How long a node that refused to feed another is not asked again.
+pub const UPSTREAM_REFUSED: Duration = Duration::from_secs(30);
+/// Slots that can be adopted: a server has 32 at the most.
+pub const SLOTS_ADOPTED_MAX: usize = 64;
+/// Slots that standbys carry: a server has no more.
+pub const SLOTS_CARRIED_MAX: usize = 32;
+/// The first major version that decodes on standbys.
+pub const CARRY_MAJOR_MIN: u32 = 16;
+/// Letters of the reason why a slot cannot be carried, which heartbeats tell.
+pub const CARRY_WHY_MAX: usize = 160;
+/// Slots whose trouble a writer tells with its heartbeats; the others are told when asked.
+pub const SLOTS_TOLD_MAX: usize = 8;
+/// Least budget of a slot: less than a few segments of log is over at once.
+pub const SLOT_BUDGET_MIN: u64 = 16 * 1024 * 1024;
+/// Longest name of an owner or a consumer, in bytes: they stand in sentences.
+pub const SLOT_WORDS_MAX: usize = 200;
+/// Share of its budget, in per cent, from which on a slot is near its end.
+pub const SLOT_NEAR_PERCENT: u64 = 80;
+/// Share below which it is not near any more.
+pub const SLOT_RELAX_PERCENT: u64 = 70;
+/// How long a slot may be over its budget before it is dropped, while the disk has room: a burst that
+/// its consumer works off is no reason to end it.
+pub const SLOT_OVER_GRACE: Duration = Duration::from_secs(5);
+/// The time that the pace of something is told from: long enough to hold a checkpoint or two.
+pub const SLOT_PACE_WINDOW: Duration = Duration::from_secs(300);
+/// Least time that a pace can be told from.
+pub const SLOT_PACE_LEAST: Duration = Duration::from_secs(5);
+/// Pause between what is remembered for it.
+pub const SLOT_PACE_EVERY: Duration = Duration::from_secs(10);
+
+/// Part of a disk below which writes stop.
+pub const DISK_STOP_SHARE: u64 = 20;
+/// Least of it: some segments of log, and what is under way in the seconds until all gateways know.
+pub const DISK_STOP_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Most of it: a gigabyte lasts for ten seconds of the fastest log, and nobody misses it.
+pub const DISK_STOP_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// People are told at so many times that.
+pub const DISK_WARN_FACTOR: u64 = 4;
+/// How long there must be room again before writes go on.
+pub const DISK_CALM: Duration = Duration::from_secs(3);
+/// Part of a disk that the reserve takes.
+pub const DISK_RESERVE_SHARE: u64 = 50;
+/// Most of it: a start after a crash needs some segments of log, and no more.
+pub const DISK_RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How long writes are stopped before another node writes whose disk has room: a slot that is dropped,
+/// or a checkpoint, may make some sooner.
+pub const DISK_HAND_OVER_AFTER: Duration = Duration::from_secs(5);
+/// Pause before that is tried again, when it was given up.
+pub const DISK_HAND_OVER_RETRY: Duration = Duration::from_secs(30);
+
+/// Queries of a cluster document that a new writer runs: they are run one after the other.
+pub const VALIDATIONS_MAX: usize = 32;
+/// Longest name of such a query, in bytes.
+pub const VALIDATION_NAME_MAX: usize = 63;
+/// Longest text of one, in bytes: the document is in the record of every node, in many versions.
+pub const VALIDATION_SQL_BYTES_MAX: usize = 16 * 1024;
+/// Least time that one may be given: less than that a busy server needs to log a role in.
+pub const VALIDATION_TIMEOUT_MS_MIN: u64 = 100;
+/// Most of it: what takes longer is a report, and no look at a writer that has just begun.
+pub const VALIDATION_TIMEOUT_MS_MAX: u64 = 300_000;
+/// Longest part of a server's message that is told, in characters: it stands in sentences.
+pub const VALIDATION_WORDS_MAX: usize = 200;

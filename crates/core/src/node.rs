@@ -3,6 +3,9 @@
 //! The loop around it is: gather a [`NodeView`], [`decide`], perform the actions, wait for a change.
 //! Actions are idempotent and name the term they were decided in.
 
+mod reign;
+
+pub use reign::OwnReign;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{Phase, Reign};
@@ -100,40 +103,6 @@ pub enum Feed {
     },
 }
 
-/// A writer's own progress in its term.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnReign {
-    /// The term.
-    pub term: Term,
-    /// The rule in effect.
-    pub rule: u64,
-    /// The generation for which a marker is known to be held by a commit set.
-    pub marked: Option<u64>,
-    /// Whether clients are served.
-    pub open: bool,
-    /// Whether the lease runs; `Some(true)`: it has been out for so long that it is lost.
-    pub lease_lost: bool,
-    /// Whether the disk or the server is stuck.
-    pub stuck: Option<SurrenderReason>,
-    /// Whether clients are held and the target of a switchover has everything.
-    pub drained: bool,
-}
-
-impl OwnReign {
-    /// A term that begins with this rule.
-    pub fn begun(term: Term, rule: &Rule) -> Self {
-        Self {
-            term,
-            rule: rule.generation,
-            marked: None,
-            open: false,
-            lease_lost: false,
-            stuck: None,
-            drained: false,
-        }
-    }
-}
-
 /// All facts a node decides from.
 #[derive(Debug)]
 pub struct NodeView<'a> {
@@ -170,6 +139,8 @@ pub struct NodeView<'a> {
     pub writer_waits: bool,
     /// Whether an older writer's lease is surely over (R13).
     pub lease_clear: bool,
+    /// Whom it follows instead of the writer; never while it counts for commits.
+    pub upstream: Option<NodeId>,
     /// A restart of the server was asked for.
     pub restart: bool,
     /// The server runs with less of something than its writer has: PostgreSQL has paused its replay
@@ -201,8 +172,8 @@ pub enum Action {
     Freeze { term: Term },
     /// Promote to exactly this timeline (R9).
     Promote { term: Term, timeline: TimelineId },
-    /// Open the relay to this writer (it checks the lineage, R4).
-    Follow { writer: NodeId, term: Term },
+    /// Open the relay to this node, the writer or one that follows it (it checks the lineage, R4).
+    Follow { from: NodeId, term: Term },
     /// Copy the database from the writer.
     Clone { from: NodeId, term: Term },
     /// Rewind to the writer's history (R14).
@@ -312,14 +283,14 @@ fn electing(view: &NodeView<'_>) -> Decision {
     if let Some(job) = view.job {
         // A job of an earlier term (a start, a clone) ends first; a clone is cut short elsewhere.
         let doing = if job == Job::Freeze { Doing::Freezing } else { Doing::Recovering };
-        return idle(doing, "R3", format!("term {term}: {job:?} is under way"));
+        return idle(doing, "R3", format!("for term {term}: {}", job.words()));
     }
     match (&view.data, view.server) {
         (Data::Missing, _) if first_writer(view) => {
             act(vec![Action::Bootstrap], Doing::Recovering, "op-init", "making the first database")
         }
         (Data::Incomplete, Server::Down) => {
-            idle(Doing::Frozen, "R3", "rewound, and waits for a writer to become whole again")
+            idle(Doing::Frozen, "R3", "its data waits for a writer's log to become whole again")
         }
         (Data::Incomplete, _) => {
             act(vec![Action::StopServer], Doing::Recovering, "R3", "not whole: cannot report")
@@ -520,7 +491,7 @@ fn following(view: &NodeView<'_>) -> Decision {
             Job::Rewind => (Doing::Rewinding, format!("rewinding to {writer}'s history")),
             Job::Freeze => (Doing::Freezing, "reading the log's end".to_owned()),
             Job::Bootstrap | Job::Start | Job::Stop | Job::Promote => {
-                (Doing::Recovering, format!("{job:?} is under way"))
+                (Doing::Recovering, job.words().to_owned())
             }
         };
         return idle(what, "rejoin", why);
@@ -529,20 +500,20 @@ fn following(view: &NodeView<'_>) -> Decision {
     let refused = view.feed == (Feed::Diverged { term }) || view.feed == (Feed::LogGone { term });
     match (&view.data, view.server) {
         (Data::Incomplete, Server::Down) if !refused => act(
-            vec![Action::CloseFeed, Action::Follow { writer, term }, Action::StartServer],
+            vec![Action::CloseFeed, Action::Follow { from: writer, term }, Action::StartServer],
             Doing::Recovering,
             "R14",
-            format!("rewound: starting with {writer}'s log at hand"),
+            format!("its data needs {writer}'s log: starting with that at hand"),
         ),
         (Data::Incomplete, _) if view.feed == (Feed::Open { from: writer, term }) => {
-            idle(Doing::Recovering, "R14", "rewound: replaying the writer's log")
+            idle(Doing::Recovering, "R14", "replaying the writer's log, which its data needs")
         }
         // Its start was given up with the term in which it began.
         (Data::Incomplete, _) if !refused => act(
             vec![Action::StopServer],
             Doing::Recovering,
             "R14",
-            format!("rewound, and waits for another term's log: starting again with {writer}'s"),
+            format!("its data needs log: starting again, with {writer}'s"),
         ),
         (Data::Missing | Data::Spoilt | Data::Incomplete, _) if view.writer_open => act(
             vec![Action::Clone { from: writer, term }],
@@ -571,6 +542,7 @@ fn following(view: &NodeView<'_>) -> Decision {
 
 fn standby(view: &NodeView<'_>, writer: NodeId) -> Decision {
     let term = view.state.authority.term;
+    let upstream = view.upstream.unwrap_or(writer);
     if view.restart {
         return act(vec![Action::ShutServer], Doing::Recovering, "op-restart", "restarting");
     }
@@ -579,8 +551,8 @@ fn standby(view: &NodeView<'_>, writer: NodeId) -> Decision {
         return act(vec![Action::ShutServer], Doing::Recovering, "rejoin", text);
     }
     match view.feed {
-        Feed::Open { from, term: t } if from == writer && t == term => {
-            idle(Doing::Following, "following", format!("follows {writer}"))
+        Feed::Open { from, term: t } if from == upstream && t == term => {
+            idle(Doing::Following, "following", format!("follows {upstream}"))
         }
         Feed::Diverged { term: t } if t == term && view.writer_serving => act(
             vec![Action::CloseFeed, Action::Rewind { from: writer, term }],
@@ -620,10 +592,10 @@ fn standby(view: &NodeView<'_>, writer: NodeId) -> Decision {
         | Feed::Diverged { .. }
         | Feed::LogGone { .. }
         | Feed::Astray { .. } => act(
-            vec![Action::CloseFeed, Action::Follow { writer, term }],
+            vec![Action::CloseFeed, Action::Follow { from: upstream, term }],
             Doing::Detached,
             "R4",
-            format!("attaching to {writer}"),
+            format!("attaching to {upstream}"),
         ),
     }
 }

@@ -1,11 +1,14 @@
 //! The replicated state: what consensus stores, and the only way it changes.
 
 mod members;
+mod slots;
+mod validations;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert::{self, Alert, Alerts, Silence};
 use crate::authority::{Authority, Phase, Switchover};
 use crate::because::Because;
 use crate::document::Document;
@@ -14,6 +17,8 @@ use crate::limits::{
     DOCUMENTS_MAX, DRILLS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, FORCED_EPOCH_TIMELINES,
 };
 use crate::report::Report;
+use crate::slots::{SlotChange, SlotRecord};
+use crate::validation::Validated;
 use crate::{Lsn, NodeId, Policy, Rule, Term, TimelineId};
 
 /// Milliseconds of wall-clock time since 1970, for people. Nothing is decided by it but the expiry
@@ -85,6 +90,20 @@ pub struct Event {
     pub kind: String,
     /// Rule and sentence.
     pub because: Because,
+    /// Of a change of writer: who, from where, with what loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<About>,
+}
+
+/// What a change of writer was about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The node that was named, or that promoted.
+    pub node: NodeId,
+    /// Named: the log end that it was elected with. Promoted: where its timeline begins.
+    pub lsn: Lsn,
+    /// Bytes of the former writer's log that it lacks, as far as they were seen.
+    pub lost_bytes: u64,
 }
 
 /// Everything the cluster agrees on.
@@ -110,12 +129,31 @@ pub struct State {
     pub documents: VecDeque<DocumentVersion>,
     /// What happened, newest last.
     pub events: VecDeque<Event>,
+    /// What is wrong, and who is not told.
+    #[serde(default, skip_serializing_if = "Alerts::is_empty")]
+    pub alerts: Alerts,
     /// The drill under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<Running>,
     /// Drills, newest last.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub drills: VecDeque<Record>,
+    /// Adopted logical slots that were seen, and what those lack that are lost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, SlotRecord>,
+    /// What came of the document's queries when they were run last. One whose query was changed or
+    /// removed since is forgotten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub validations: BTreeMap<String, Validated>,
+}
+
+/// What a silence is about.
+fn silence_words(rule: Option<alert::Rule>, subject: Option<&str>) -> String {
+    let rule = rule.map_or("all alerts".to_owned(), |rule| format!("alerts {rule}"));
+    match subject {
+        Some(subject) => format!("{rule} of {subject}"),
+        None => rule,
+    }
 }
 
 /// A change to the replicated state.
@@ -177,10 +215,22 @@ pub enum Change {
     ForceEpoch { survivor: NodeId, because: Because },
     /// Adds to the event history.
     Note { kind: String, because: Because },
+    /// An alert begins.
+    FireAlert { alert: Alert },
+    /// An alert is over.
+    ResolveAlert { key: alert::Key },
+    /// Somebody does not want to hear of alerts for a while.
+    Silence { silence: Silence },
+    /// The end of that, before its time.
+    EndSilence { rule: Option<alert::Rule>, subject: Option<String> },
     /// Begins a drill. Refused while another one is under way.
     BeginDrill { drill: Drill, conductor: NodeId, until: WallMillis },
     /// Ends it, and remembers it.
     EndDrill { record: Box<Record> },
+    /// Changes what is known of an adopted slot.
+    Slot { change: SlotChange },
+    /// A query of the document was run, as a version of it had it.
+    Validate { name: String, document: u64, ran: Validated },
 }
 
 /// A change and when it was proposed.
@@ -269,10 +319,36 @@ impl State {
                 Ok(())
             }
             Change::ForceEpoch { survivor, because } => self.force_epoch(at, *survivor, because),
+            Change::FireAlert { alert } => {
+                self.alerts.fire(alert)?;
+                self.note(at, "alert-firing", alert::because(alert, false));
+                Ok(())
+            }
+            Change::ResolveAlert { key } => {
+                let alert = self.alerts.resolve(key)?;
+                self.note(at, "alert-resolved", alert::because(&alert, true));
+                Ok(())
+            }
+            Change::Silence { silence } => {
+                self.alerts.silence(silence, at)?;
+                let about = silence_words(silence.rule, silence.subject.as_deref());
+                let text = format!("{about} are silenced: {}", silence.because);
+                self.note(at, "alerts-silenced", Because::new("op-silence", text));
+                Ok(())
+            }
+            Change::EndSilence { rule, subject } => {
+                self.alerts.speak(*rule, subject.as_deref())?;
+                let about = silence_words(*rule, subject.as_deref());
+                let text = format!("{about} are told again");
+                self.note(at, "alerts-told", Because::new("op-silence", text));
+                Ok(())
+            }
             Change::BeginDrill { drill, conductor, until } => {
                 self.begin_drill(at, *drill, *conductor, *until)
             }
             Change::EndDrill { record } => self.end_drill(at, record),
+            Change::Slot { change } => self.change_slot(at, change),
+            Change::Validate { name, document, ran } => self.validate(at, name, *document, ran),
             Change::BeginElection { .. }
             | Change::Grant { .. }
             | Change::AllowLoss { .. }
@@ -302,7 +378,8 @@ impl State {
         let (kind, because) = match change {
             Change::BeginElection { expect_term, last_seen, planned, because } => {
                 authority.begin_election(*expect_term, *last_seen, *planned)?;
-                ("election", because.clone())
+                let kind = if *planned { "hand-over" } else { "election" };
+                (kind, because.clone())
             }
             Change::Grant { term, node, reports, because } => {
                 authority.grant(*term, *node, reports, max_loss)?;
@@ -341,6 +418,15 @@ impl State {
             other => return Err(format!("not a change of authority: {other:?}")),
         };
         self.note(at, kind, because);
+        let reign = self.authority.reigns.last();
+        let about = reign.filter(|_| matches!(kind, "granted" | "opened")).map(|reign| About {
+            node: reign.node,
+            lsn: reign.fork.unwrap_or(reign.elected_at.lsn),
+            lost_bytes: reign.lost_bytes,
+        });
+        if let Some(event) = self.events.back_mut() {
+            event.about = about;
+        }
         Ok(())
     }
 
@@ -427,6 +513,8 @@ impl State {
         if self.documents.len() > DOCUMENTS_MAX {
             self.documents.pop_front();
         }
+        self.forget_slots();
+        self.forget_validations();
         let text = format!("the cluster document is at version {version}");
         self.note(at, "config", Because::new("op-config", text));
         Ok(())
@@ -503,7 +591,7 @@ impl State {
     fn note(&mut self, at: WallMillis, kind: &str, because: Because) {
         let seq = self.events.back().map_or(1, |e| e.seq + 1);
         let term = self.authority.term;
-        self.events.push_back(Event { seq, at, term, kind: kind.to_owned(), because });
+        self.events.push_back(Event { seq, at, term, kind: kind.to_owned(), because, about: None });
         if self.events.len() > EVENTS_MAX {
             self.events.pop_front();
         }

@@ -1,12 +1,14 @@
 //! What a node says of itself, with every heartbeat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::because::Because;
+use crate::invariant::Invariant;
 use crate::report::Report;
-use crate::state::NodeKind;
+use crate::slots::{Carried, DiskStanding, SlotsWord};
+use crate::state::{NodeKind, WallMillis};
 use crate::{Lsn, Moment, NodeId, Term, TimelineId};
 
 /// What a node is doing.
@@ -117,6 +119,9 @@ pub struct ServerStatus {
     /// Whether it is a standby that answers reads of gateways.
     #[serde(default)]
     pub reads: bool,
+    /// What replay is at, on a standby.
+    #[serde(default)]
+    pub replay: Replay,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
     /// Settings that it keeps above the document's, because the writer had more of them when it
@@ -134,10 +139,33 @@ pub struct StandbyLink {
     pub flushed: Lsn,
     /// Replayed.
     pub applied: Lsn,
-    /// Milliseconds for which it has lacked the first byte of the writer's log that is not on its
-    /// disk; 0 when it has everything.
-    #[serde(default)]
-    pub late_ms: u64,
+}
+
+/// What replay on a standby is at, as far as its server tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Replay {
+    /// What it waits for, as PostgreSQL names it: `type:event`; `None`: it works.
+    pub wait: Option<String>,
+    /// The longest transaction of a client on this standby, in milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// The process that runs it.
+    pub oldest_pid: Option<i32>,
+}
+
+/// How late a standby is, as its writer sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lag {
+    /// Milliseconds for which it has lacked the first byte of log that is not on its disk.
+    pub disk_ms: u64,
+    /// Milliseconds for which it has lacked the first byte of log that it has not replayed: how late
+    /// is what it shows.
+    pub replay_ms: u64,
+    /// Bytes of log that it has not replayed.
+    pub bytes: u64,
+    /// It was behind before this writer began to look: the times are the least.
+    pub or_more: bool,
+    /// Milliseconds for which its contract has been broken.
+    pub broken_ms: Option<u64>,
 }
 
 /// What only a writer can say.
@@ -155,8 +183,14 @@ pub struct WriterStatus {
     pub safe: Option<Lsn>,
     /// Attached standbys, lineage checked.
     pub standbys: BTreeMap<NodeId, StandbyLink>,
+    /// Every standby's lag, attached or not, and how it stands to its contract.
+    #[serde(default)]
+    pub lags: BTreeMap<NodeId, Lag>,
     /// Whether it holds its clients for a planned hand-over and the target has everything.
     pub drained: bool,
+    /// Its replication slots, in short.
+    #[serde(default)]
+    pub slots: SlotsWord,
 }
 
 /// How well a node hears another.
@@ -201,13 +235,49 @@ pub struct NodeStatus {
     pub hold_ms: u64,
     /// Latency of its disk, in milliseconds.
     pub disk_ms: Option<u64>,
+    /// The node that it gets the log from, when that is not the writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<NodeId>,
+    /// The disk of its log, where that was looked at.
+    #[serde(default)]
+    pub disk: Option<DiskStanding>,
+    /// How far it is with the writer's slots that it carries.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub carries: BTreeMap<String, Carried>,
     /// Version of the cluster document that its server runs with.
     pub document: u64,
     /// As the coordinator: what it does and why.
     pub coordinating: Option<Because>,
+    /// What it knows of its host, and what it has seen.
+    #[serde(default)]
+    pub vitals: Vitals,
+}
+
+/// What a node knows of its host, and what it has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Its wall clock when it said this.
+    pub wall: Option<WallMillis>,
+    /// When its certificate for other nodes expires.
+    pub certificate_until: Option<WallMillis>,
+    /// What must never be and was seen by it since its process began.
+    pub breaches: BTreeSet<Invariant>,
+    /// Processors that it may use.
+    pub processors: Option<u32>,
+    /// Memory of the host, in bytes.
+    pub memory: Option<u64>,
+    /// How many it tells of alerts while it leads consensus.
+    pub receivers: Option<u32>,
 }
 
 impl NodeStatus {
+    /// By way of which node it gets the log, and how far it is, when that is not the writer.
+    pub fn cascaded(&self) -> Option<(NodeId, StandbyLink)> {
+        let server = self.server.as_ref()?;
+        let (flushed, applied) = (server.flushed, server.replayed);
+        Some((self.upstream?, StandbyLink { written: flushed, flushed, applied }))
+    }
+
     /// The word of a node that has just begun and knows nothing.
     pub fn new(node: NodeId) -> Self {
         Self {
@@ -226,8 +296,12 @@ impl NodeStatus {
             hears: BTreeMap::new(),
             hold_ms: 0,
             disk_ms: None,
+            upstream: None,
+            disk: None,
+            carries: BTreeMap::new(),
             document: 0,
             coordinating: None,
+            vitals: Vitals::default(),
         }
     }
 }

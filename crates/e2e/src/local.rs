@@ -32,6 +32,19 @@ pub fn one(socket_dir: &Path, sql: &str) -> Result<String> {
     value.with_context(|| format!("no value: {sql}"))
 }
 
+/// Lets a standby's replay go on.
+pub fn resume_replay(socket_dir: &Path) -> Result<()> {
+    let mut last = Ok(());
+    for _ in 0..limits::RESUMES {
+        // Replay that goes on cancels what is in its way, this query too.
+        last = query(socket_dir, "SELECT pg_catalog.pg_wal_replay_resume()").map(drop);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
 /// Connects, runs SQL, and leaves.
 pub fn run(config: &Config, sql: &str, limit: Duration) -> Result<Rows> {
     let task = async {

@@ -34,3 +34,30 @@ pub fn as_postgres(program: &Path) -> Result<Command> {
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command)
 }
+
+/// The newest timeline of which a data directory has log.
+pub fn newest_timeline(data: &Path) -> Result<u32> {
+    let names = std::fs::read_dir(data.join("pg_wal"))?.flatten();
+    let segments = names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.len() == 24);
+    let timelines = segments.filter_map(|n| u32::from_str_radix(n.get(..8)?, 16).ok());
+    timelines.max().context("no log")
+}
+
+/// Directory of programs that decode on standbys, from version 16 on: the ones that nodes use, else those
+/// of `QUORATE_E2E_POSTGRES_NEW`. `None`: there are none here.
+pub fn decoding_bin_dir() -> Result<Option<PathBuf>> {
+    let usual = bin_dir()?;
+    if major(&usual)? >= 16 {
+        return Ok(Some(usual));
+    }
+    Ok(std::env::var_os("QUORATE_E2E_POSTGRES_NEW").map(PathBuf::from))
+}
+
+/// The major version of the programs in a directory.
+fn major(bin: &Path) -> Result<u32> {
+    let said = Command::new(bin.join("postgres")).arg("--version").output()?.stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let version = said.split_whitespace().find(|w| w.starts_with(|c: char| c.is_ascii_digit()));
+    let digits = version.and_then(|v| v.split(|c: char| !c.is_ascii_digit()).next());
+    digits.and_then(|d| d.parse().ok()).with_context(|| format!("no version in {said}"))
+}

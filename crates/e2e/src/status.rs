@@ -70,6 +70,8 @@ pub struct CommitRule {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Heard {
+    /// What its copy is for.
+    pub role: String,
     /// Its last word about itself.
     pub status: Option<Word>,
 }
@@ -92,6 +94,8 @@ pub struct Word {
     pub report: Option<Value>,
     /// What it knows as the writer.
     pub writer: Option<Writing>,
+    /// Whom it gets the log from instead of the writer.
+    pub upstream: Option<String>,
     /// Its server.
     pub server: Option<Server>,
     /// Version of the cluster document that its server runs with.
@@ -148,10 +152,17 @@ impl Status {
         self.word(node).and_then(|w| w.writer.as_ref()).is_some_and(|w| w.leased)
     }
 
-    /// Standbys attached to the serving writer.
+    /// Standbys attached to the serving writer, or to one that is.
     pub fn attached(&self) -> BTreeSet<String> {
         let writing = self.serving().and_then(|w| self.word(w)).and_then(|w| w.writer.as_ref());
-        writing.map(|w| w.standbys.keys().cloned().collect()).unwrap_or_default()
+        let fed = writing.into_iter().flat_map(|w| w.standbys.keys().cloned());
+        let upstream = |name: &&String| self.word(name).is_some_and(|w| w.upstream.is_some());
+        fed.chain(self.nodes.keys().filter(upstream).cloned()).collect()
+    }
+
+    /// Whether a node's copy is one that a commit rule counts, by its role.
+    pub fn counts(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|n| n.role == "ha")
     }
 
     /// Members of the newest commit rule.

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use quorate_core::NodeId;
+use quorate_core::contract::Action;
 use quorate_core::gateway::{Consistency, PoolMode, SynchronousCommit};
 use quorate_wire::backend::Report;
 use quorate_wire::sql::Access;
@@ -19,7 +21,7 @@ use crate::server::{Fence, Gone, Part, Server};
 use crate::settings::Settings;
 use crate::worker::Worker;
 use crate::world::{Token, View, Writer};
-use crate::{floor, functions, limits, read_only};
+use crate::{floor, functions, limits, read_only, visible};
 
 /// A server, or what the client is told.
 pub(crate) type Acquired = Result<Box<Server>, Box<Report>>;
@@ -108,25 +110,21 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
         Way::Writer(because) => {
             read_only::allows_writer(client, group)?;
             client.route.set(Route::Writer(because));
-            if client.ahead && (group.access == Access::Read || group.begins) {
-                Box::pin(shown(worker, client)).await?;
-            }
-            present_writer(worker, client, group).await
+            Box::pin(visible::writer(worker, client, group)).await
         }
         Way::Replica { node, incarnation } => {
             let (account, settings) = (&client.account, &client.settings);
             match replica(worker, (account, settings), &view, (node, incarnation)).await {
                 Some(server) => {
                     client.route.set(Route::Replica);
+                    client.served_by(node, &view);
+                    client.late.set(lateness(&view, node));
                     Ok(server)
                 }
                 None => {
                     read_only::allows_writer(client, group)?;
                     client.route.set(Route::Writer(Because::NoReplica));
-                    if client.ahead {
-                        Box::pin(shown(worker, client)).await?;
-                    }
-                    present_writer(worker, client, group).await
+                    Box::pin(visible::writer(worker, client, group)).await
                 }
             }
         }
@@ -140,8 +138,18 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     }
 }
 
+/// How late a replica is that serves although its contract is broken and wants its readers warned.
+fn lateness(view: &View, node: NodeId) -> Option<(NodeId, u64)> {
+    let broken = view.replicas.iter().find(|r| r.node == node)?.broken.as_ref()?;
+    (broken.action == Action::WarnReader).then_some((node, broken.late_ms))
+}
+
 /// The writer, for a session whose past it has: it may be another one than when the group came.
-async fn present_writer(worker: &Rc<Worker>, client: &Client, group: &Group) -> Acquired {
+pub(crate) async fn present_writer(
+    worker: &Rc<Worker>,
+    client: &Client,
+    group: &Group,
+) -> Acquired {
     let server = writer(worker, &client.account, &client.settings).await?;
     if let Some(token) = client.token
         && group.access == Access::Read
@@ -150,29 +158,6 @@ async fn present_writer(worker: &Rc<Worker>, client: &Client, group: &Group) -> 
         present(token, &worker.view())?;
     }
     Ok(server)
-}
-
-/// Waits until the writer shows what the session saw on a replica. A replica shows a commit as soon as
-/// it has it; the writer, when enough copies do.
-async fn shown(worker: &Rc<Worker>, client: &Client) -> Result<(), Box<Report>> {
-    let since = worker.now();
-    loop {
-        let view = worker.view();
-        let token = client.token.map(|token| present(token, &view)).transpose()?;
-        let missing = token.is_some_and(|token| view.acknowledged < Some(token.lsn));
-        // Without a writer there is nothing to wait for here.
-        if !missing || view.writer.is_none() {
-            return Ok(());
-        }
-        if worker.now() >= since + view.wanted.hold_ms {
-            return Err(Box::new(
-                Report::error("57P03", "the writer does not show yet what this session has seen")
-                    .detail("A replica has shown a commit that not enough copies hold.")
-                    .hint("Nothing was executed. Try again in a moment."),
-            ));
-        }
-        worker.changed(limits::LOOK_AGAIN).await;
-    }
 }
 
 /// For a client that asks for what belongs to a session of which it has no part any more: it would be
@@ -510,7 +495,7 @@ pub(crate) async fn any_replica(
 }
 
 /// A connection to a replica that can prove what was asked of it; `None` when there is none now.
-async fn replica(
+pub(crate) async fn replica(
     worker: &Rc<Worker>,
     (account, settings): (&Rc<Account>, &Rc<Settings>),
     view: &View,

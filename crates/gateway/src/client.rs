@@ -8,10 +8,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use foldhash::{HashMap, HashMapExt};
 use quorate_core::gateway::{Consistency, ReadFrom};
+use quorate_core::{NodeId, Term};
 use quorate_wire::backend::Status;
 use quorate_wire::sql::Script;
 
 use crate::account::Account;
+use crate::full;
 use crate::io::End;
 use crate::metrics::Route;
 use crate::route::Asked;
@@ -20,7 +22,8 @@ use crate::settings::Settings;
 use crate::statements::Statement;
 use crate::story::Story;
 use crate::timing::Micros;
-use crate::world::Token;
+use crate::visible::{Shown, Xid};
+use crate::world::{Token, View};
 
 /// Why a client keeps its server between transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,12 +253,20 @@ pub(crate) struct Client {
     pub(crate) startup: Rc<Settings>,
     pub(crate) block: Block,
     pub(crate) token: Option<Token>,
-    /// The token may be of something that a replica showed and the writer does not show yet.
-    pub(crate) ahead: bool,
+    /// A replica has shown commits of transactions below this id, and the writer may not show them yet.
+    pub(crate) ahead: Cell<Option<Xid>>,
+    /// The term in which the replica that serves it, or did so last, was known to follow the writer:
+    /// what it has shown is of that history.
+    pub(crate) history: Cell<Term>,
     pub(crate) asked: Asked,
     /// When the transaction under way began, and where it went.
     pub(crate) began: Option<Micros>,
     pub(crate) route: Cell<Route>,
+    /// A replica that serves it and is later than its contract allows, by so many milliseconds: it is
+    /// to be warned.
+    pub(crate) late: Cell<Option<(NodeId, u64)>>,
+    /// When it was warned last.
+    pub(crate) warned: Option<u64>,
     /// Its text, where it may have to be told.
     pub(crate) told: Option<Box<[u8]>>,
     /// It came in by the port that only reads: where writes are taken.
@@ -307,15 +318,19 @@ impl Client {
             startup,
             block: Block::default(),
             token: None,
-            ahead: false,
+            ahead: Cell::new(None),
+            history: Cell::new(Term(0)),
             asked: Asked {
                 consistency: Consistency::default(),
                 read_from: ReadFrom::default(),
                 max_staleness_ms: 0,
                 sticky: None,
+                when_full: false,
             },
             began: None,
             route: Cell::new(Route::Replica),
+            late: Cell::new(None),
+            warned: None,
             told: None,
             writes_at: None,
             standard_strings: true,
@@ -342,10 +357,11 @@ impl Client {
         self.asked.consistency =
             text(b"quorate.consistency").and_then(consistency).unwrap_or(spec.consistency);
         self.asked.read_from =
-            text(b"quorate.read_from").and_then(read_from).unwrap_or(spec.read_from);
+            text(b"quorate.read_from").and_then(ReadFrom::from_word).unwrap_or(spec.read_from);
         self.asked.max_staleness_ms =
             text(b"quorate.max_staleness").and_then(milliseconds).unwrap_or(spec.max_staleness_ms);
         self.asked.sticky = text(b"quorate.sticky_key").filter(|k| !k.is_empty()).map(hash);
+        self.asked.when_full = text(full::SETTING.as_bytes()).and_then(full::flag) == Some(true);
         self.standard_strings = text(b"standard_conforming_strings") != Some("off");
         self.lexable = text(b"client_encoding").is_none_or(is_lexable);
         self.serializable = text(b"default_transaction_isolation") == Some("serializable");
@@ -359,6 +375,22 @@ impl Client {
     pub(crate) fn pin(&self, why: Pin) {
         if matches!(self.handle.pin.get(), None | Some(Pin::Session)) {
             self.handle.pin.set(Some(why));
+        }
+    }
+
+    /// Takes note of what a replica has shown.
+    pub(crate) fn saw(&mut self, shown: &Shown) {
+        let token = Token { term: self.history.get(), lsn: shown.lsn };
+        if Some(token) > self.token {
+            self.token = Some(token);
+            self.ahead.set(self.ahead.get().max(Some(shown.below)));
+        }
+    }
+
+    /// Takes note of the history that a replica shows, if it is one that is known to follow.
+    pub(crate) fn served_by(&self, node: NodeId, view: &View) {
+        if let Some(replica) = view.replicas.iter().find(|r| r.node == node) {
+            self.history.set(replica.term);
         }
     }
 
@@ -376,17 +408,6 @@ pub(crate) fn consistency(name: &str) -> Option<Consistency> {
         "causal" => Consistency::Causal,
         "bounded" => Consistency::Bounded,
         "eventual" => Consistency::Eventual,
-        _ => return None,
-    })
-}
-
-/// Where reads go, by its name.
-pub(crate) fn read_from(name: &str) -> Option<ReadFrom> {
-    Some(match name {
-        "writer" => ReadFrom::Writer,
-        "replica" => ReadFrom::Replica,
-        "prefer" => ReadFrom::Prefer,
-        "nearest" => ReadFrom::Nearest,
         _ => return None,
     })
 }

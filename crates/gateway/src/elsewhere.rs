@@ -5,7 +5,6 @@ use std::rc::Rc;
 use quorate_wire::backend::Report;
 use quorate_wire::sql::Access;
 
-use crate::acquire;
 use crate::aftermath::{self, After};
 use crate::client::{Block, Client, Lost, Pin};
 use crate::group::Group;
@@ -17,6 +16,7 @@ use crate::server::{Gone, Server};
 use crate::session::{CUT, End, Unset, link, linked, settings};
 use crate::story::Story;
 use crate::tidy;
+use crate::visible;
 use crate::worker::Worker;
 
 /// A transaction on a replica comes to something that does not belong there. It begins anew on the
@@ -77,7 +77,8 @@ async fn begun_on_writer(
     client: &mut Client,
     again: &[Box<[u8]>],
 ) -> Result<Box<Server>, Box<Report>> {
-    let mut server = acquire::writer(worker, &client.account, &client.settings).await?;
+    let reads = Group { access: Access::Read, ..Group::nothing() };
+    let mut server = visible::writer(worker, client, &reads).await?;
     let begun = async {
         settings(worker, client, &mut server).await?;
         for statement in again {
@@ -97,7 +98,7 @@ async fn begun_on_writer(
 /// Rolls a transaction back whose client goes on elsewhere, and gives its server back. The
 /// statements by which it can be made again, if it can.
 async fn roll_back(
-    client: &Client,
+    client: &mut Client,
     block: Block,
     mut server: Box<Server>,
 ) -> Result<Option<Vec<Box<[u8]>>>, Gone> {
@@ -115,11 +116,19 @@ async fn roll_back(
             }
             Story::Untold | Story::Lost => None,
         };
+        // What it has read so far, the rest of it must see on the writer.
+        let seen = match tidy::sees(client) {
+            true => visible::shown(&mut server).await?,
+            false => None,
+        };
         server.ask(b"ROLLBACK").await?;
-        Ok::<_, Gone>(again)
+        Ok::<_, Gone>((again, seen))
     };
     let late = |_| Gone::Lost("the replica did not answer in time".to_owned());
-    let again = tokio::time::timeout(limits::FINISH_WAIT, ended).await.map_err(late)??;
+    let (again, seen) = tokio::time::timeout(limits::FINISH_WAIT, ended).await.map_err(late)??;
+    if let Some(seen) = seen {
+        client.saw(&seen);
+    }
     if !looks {
         account.put(server);
     }

@@ -162,6 +162,8 @@ pub(crate) struct Exchange {
     pub(crate) cap: Option<Box<Cap>>,
     /// For a client that only reads: where writes are taken, to be told with a refusal.
     pub(crate) writes_at: Option<Arc<str>>,
+    /// What a client is told in place of a refusal to write, where that has another reason.
+    pub(crate) full: Option<Bytes>,
     /// The backend's process id, and the one that the client knows.
     pub(crate) pids: (i32, i32),
     pub(crate) status: Status,
@@ -181,6 +183,7 @@ impl Default for Exchange {
             instead: None,
             cap: None,
             writes_at: None,
+            full: None,
             pids: (0, 0),
             status: Status::Idle,
             seen: Seen::default(),
@@ -462,7 +465,8 @@ impl Exchange {
         self.copying = false;
         let code = body.and_then(|b| Fields::parse(b).ok()).map_or(*b"XX000", |f| sqlstate(&f));
         let ours = !self.is_heard();
-        let hinted = read_only::hinted(code, body, self.writes_at.as_deref());
+        let hinted = read_only::hinted(code, body, self.writes_at.as_deref())
+            .or_else(|| self.full.clone().filter(|_| code == read_only::CODE));
         if self.expect.front().is_none_or(|e| e.kind == Kind::Query) {
             let passes = self.note_error(ours, code, body);
             self.instead = hinted.filter(|_| passes);

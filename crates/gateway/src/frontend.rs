@@ -182,6 +182,18 @@ impl Door {
     }
 }
 
+/// Reads what a gateway has counted. Clones share everything; it reads nothing once the gateway ended.
+#[derive(Clone)]
+pub struct Meter(Arc<Shared>);
+
+impl Meter {
+    /// What the gateway has counted and measured since it started. Asks every thread; costs clients
+    /// nothing.
+    pub async fn read(&self) -> Metrics {
+        self.0.metrics().await
+    }
+}
+
 /// A running gateway. Dropping it ends every client.
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -254,6 +266,11 @@ impl Gateway {
     /// What closes it for a while.
     pub fn door(&self) -> Door {
         Door(Arc::clone(&self.shared))
+    }
+
+    /// What reads its counts.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.shared))
     }
 
     /// What it has counted and measured since it started. Asks every thread; costs clients nothing.

@@ -9,6 +9,7 @@ use quorate_wire::frame::{self, HEADER, body_len, take_cstr};
 use quorate_wire::sql::{self, Access, Script, Verb};
 
 use crate::client::Client;
+use crate::own::Directive;
 use crate::statements::Statements;
 use crate::{aftermath, effects, limits};
 
@@ -55,8 +56,8 @@ pub(crate) struct Group {
     pub(crate) recalls: bool,
     /// Tells statements apart that a standby refused.
     pub(crate) fingerprint: u64,
-    /// What a comment of the first statement asks of the gateway, as a range of the input.
-    pub(crate) directive: Option<(usize, usize)>,
+    /// What a comment of the first statement asks of the gateway.
+    pub(crate) directive: Option<Directive>,
 }
 
 impl Group {
@@ -87,7 +88,7 @@ impl Group {
         }
     }
 
-    fn add(&mut self, script: &Script, text: &[u8], text_at: Option<usize>) {
+    fn add(&mut self, script: &Script, text: &[u8]) {
         match &script.first {
             Verb::Show(_) => self.shows = true,
             Verb::Set(set) => {
@@ -114,9 +115,10 @@ impl Group {
         self.ends |= script.ends;
         self.fingerprint = self.fingerprint.rotate_left(7) ^ script.fingerprint;
         if self.directive.is_none()
-            && let (Some(at), Some(range)) = (text_at, script.directive)
+            && let Some(range) = script.directive
         {
-            self.directive = Some((at + range.start as usize, at + range.end as usize));
+            let said = text.get(range.start as usize..range.end as usize);
+            self.directive = said.map(Directive::parse);
         }
     }
 
@@ -183,7 +185,7 @@ pub(crate) fn look(
             b'Q' => {
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let script = classify(client, text, true);
-                group.add(&script, text, Some(at + HEADER));
+                group.add(&script, text);
                 // What only reads takes no copy data.
                 group.whole = script.access == Access::Read || !copies(&script);
                 group.many = script.statements > 1;
@@ -192,8 +194,8 @@ pub(crate) fn look(
                 }
             }
             b'P' => {
-                let (name, statement, text_at) = parse(client, statements, body)?;
-                group.add(&statement.script, &statement.text, Some(at + HEADER + text_at));
+                let (name, statement) = parse(client, statements, body)?;
+                group.add(&statement.script, &statement.text);
                 if copies(&statement.script) {
                     group.access = Access::Write;
                 }
@@ -240,16 +242,15 @@ fn copies(script: &Script) -> bool {
     matches!(script.first, Verb::Copy(_)) || script.statements > 1
 }
 
-/// The statement of a Parse message: its name, the statement, and where its text begins.
+/// The statement of a Parse message, and its name.
 pub(crate) fn parse<'a>(
     client: &Client,
     statements: &mut Statements,
     body: &'a [u8],
-) -> Result<(&'a [u8], Rc<crate::statements::Statement>, usize), Error> {
+) -> Result<(&'a [u8], Rc<crate::statements::Statement>), Error> {
     const WHAT: &str = "a Parse message";
     let mut rest = body;
     let name = take_cstr(&mut rest, WHAT)?;
-    let text_at = body.len() - rest.len();
     let text = take_cstr(&mut rest, WHAT)?;
     let functions = client.account.functions();
     let options = sql::Options {
@@ -258,7 +259,7 @@ pub(crate) fn parse<'a>(
         whole: client.lexable,
     };
     let of = client.settings.mark() ^ functions.version;
-    Ok((name, statements.intern((text, rest, of), &options), text_at))
+    Ok((name, statements.intern((text, rest, of), &options)))
 }
 
 fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Result<(), Error> {
@@ -271,7 +272,7 @@ fn bind(client: &Client, parsed: &[&[u8]], body: &[u8], group: &mut Group) -> Re
     }
     match client.known(name) {
         Some(statement) => {
-            group.add(&statement.script, &statement.text, None);
+            group.add(&statement.script, &statement.text);
             if copies(&statement.script) {
                 group.access = Access::Write;
             }
@@ -296,7 +297,7 @@ pub(crate) fn prepared(
             aftermath::ready(client, Status::Idle);
             continue;
         }
-        let (name, statement, _) = parse(client, statements, &message.body)?;
+        let (name, statement) = parse(client, statements, &message.body)?;
         client.statements.insert(name.into(), statement);
         frame::put(&mut client.end.out, b'1', |_| {});
     }

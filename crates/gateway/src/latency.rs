@@ -116,8 +116,16 @@ impl Latency {
         })
     }
 
+    /// What was counted since an earlier snapshot of the same. The longest is the one of all.
+    pub fn since(&self, earlier: &Latency) -> Latency {
+        let before = earlier.buckets.iter().copied().chain(std::iter::repeat(0));
+        let buckets = self.buckets.iter().zip(before).map(|(n, b)| n.saturating_sub(b)).collect();
+        let sum_us = self.sum_us.saturating_sub(earlier.sum_us);
+        Latency { buckets, sum_us, max_us: self.max_us }
+    }
+
     /// Adds another.
-    pub(crate) fn add(&mut self, other: &Latency) {
+    pub fn add(&mut self, other: &Latency) {
         self.buckets.resize(self.buckets.len().max(other.buckets.len()), 0);
         for (sum, n) in self.buckets.iter_mut().zip(&other.buckets) {
             *sum += n;
@@ -160,5 +168,20 @@ mod tests {
             // Never an eighth too large.
             prop_assert!((end(at) - 1 - micros) * PARTS <= micros.max(PARTS));
         }
+    }
+
+    #[test]
+    fn what_came_since_is_told_by_itself() {
+        let histogram = Histogram::default();
+        histogram.note(100_000);
+        let mut before = Latency::default();
+        histogram.add_to(&mut before);
+        (0..9).for_each(|_| histogram.note(50));
+        let mut after = Latency::default();
+        histogram.add_to(&mut after);
+        let since = after.since(&before);
+        assert_eq!((since.count(), since.sum_us()), (9, 450));
+        assert!(since.quantile_us(0.99) < 60);
+        assert_eq!(after.since(&Latency::default()), after);
     }
 }

@@ -24,6 +24,7 @@ pub mod error;
 mod exchange;
 mod floor;
 pub mod frontend;
+mod full;
 mod functions;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
@@ -58,11 +59,12 @@ mod tidy;
 mod timing;
 pub mod tls;
 mod upstream;
+mod visible;
 mod worker;
 pub mod world;
 
 pub use error::Error;
-pub use frontend::{Door, Gateway, Port};
+pub use frontend::{Door, Gateway, Meter, Port};
 pub use gate::{Gate, Verdict};
 pub use latency::Latency;
 pub use metrics::{AccountMetrics, Metrics, PoolMetrics, RouteMetrics};
@@ -70,4 +72,7 @@ pub use quorate_wire::Retry;
 pub use sessions::{Ended, Sessions};
 pub use stream::{BoxFuture, BoxStream, Stream};
 pub use tls::{Tls, TlsSource};
-pub use world::{Alive, Fate, Local, Made, Replica, Role, Token, Transaction, View, World, Writer};
+pub use world::{
+    Alive, Broken, Distance, Fate, Local, Made, Replica, Role, Token, Transaction, View, World,
+    Writer,
+};

@@ -105,6 +105,10 @@ pub const GREETING_MAX: usize = 64 * 1024;
 /// How long opening a connection to a server may take.
 pub const OPEN_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a server may take over a question of the gateway's own: they are about its session and its
+/// catalog, and whoever waits for the answer has asked for nothing yet.
+pub const QUESTION_WAIT: Duration = Duration::from_secs(60);
+
 /// How long a server may take to end what nobody waits for any more before it is given up.
 pub const FINISH_WAIT: Duration = Duration::from_secs(5);
 
@@ -116,6 +120,9 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Longest such pause.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How many transactions under way on the writer a replica is asked about.
+pub const HIDDEN_MAX: usize = 1000;
 
 /// How often a held client looks whether there is a writer although nothing says so.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -167,3 +174,11 @@ pub const HELD_READ_MAX: usize = 8 * 1024;
 
 /// The same after a statement called a function that is not known.
 pub const FUNCTIONS_UNKNOWN_AGE_MS: u64 = 1_000;
+/// Milliseconds after which a client is warned again that a replica is later than agreed.
+pub const WARN_AGAIN_MS: u64 = 60_000;
+/// How long logical consumers wait for a late replica with each piece of what they are told: their slots
+/// keep log meanwhile.
+pub const CONSUMERS_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How long the reader of a slot waits for a new writer to say whether it has all of it: the writer looks
+/// each second.
+pub const SLOT_JUDGED_WAIT: Duration = Duration::from_secs(10);

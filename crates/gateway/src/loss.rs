@@ -135,7 +135,7 @@ fn ended(worker: &Worker, client: &mut Client, group: &Group) -> Result<bool, Er
             b'P' => {
                 put(out, b'1', |_| {});
                 let statements = &mut worker.statements.borrow_mut();
-                let (name, statement, _) = group::parse(client, statements, &message.body)?;
+                let (name, statement) = group::parse(client, statements, &message.body)?;
                 match name {
                     b"" => client.unnamed = Some(statement),
                     name => drop(client.statements.insert(name.into(), statement)),

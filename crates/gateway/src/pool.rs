@@ -383,6 +383,7 @@ mod tests {
             opened: 0,
             used: 0,
             pooled: false,
+            forced: false,
             incarnation: 0,
             place: Some(place),
         })

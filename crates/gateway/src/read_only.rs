@@ -20,10 +20,10 @@ use crate::worker::Worker;
 use crate::world::View;
 
 /// SQLSTATE of a write where nothing may be written.
-const CODE: [u8; 5] = *b"25006";
+pub(crate) const CODE: [u8; 5] = *b"25006";
 
 /// The setting that such sessions are shown as on.
-const SETTING: &[u8] = b"default_transaction_read_only";
+pub(crate) const SETTING: &[u8] = b"default_transaction_read_only";
 
 /// What a client does about a write.
 fn hint(writes_at: &str) -> String {

@@ -196,8 +196,8 @@ pub(crate) async fn serve(
 
 fn gone(why: &str) -> Report {
     Report::fatal("57P01", format!("the replication connection ended: {why}"))
-        .detail("It was to the writer of this cluster. Slots are not carried over to another one.")
-        .hint("Reconnect; if the writer moved, the slot may have to be made anew.")
+        .detail("It was to the writer of this cluster, and slots are of one server.")
+        .hint("Reconnect; if the writer moved and carried no slot of that name, it has to be made anew.")
 }
 
 /// A server that has greeted a client.

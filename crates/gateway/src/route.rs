@@ -5,6 +5,7 @@
 //! seen or written. Everything else goes to the writer.
 
 use quorate_core::NodeId;
+use quorate_core::contract::Action;
 use quorate_core::gateway::{Consistency, ReadFrom};
 
 use crate::world::{Replica, Token, View};
@@ -18,6 +19,8 @@ pub(crate) struct Asked {
     pub(crate) max_staleness_ms: u64,
     /// Reads of the same key go to the same replica while it may serve them.
     pub(crate) sticky: Option<u64>,
+    /// It writes although the writer's disk is short: to make room, as a rule.
+    pub(crate) when_full: bool,
 }
 
 /// Where a transaction goes.
@@ -91,9 +94,21 @@ pub(crate) fn read(
     (age_ms, turn): (u64, usize),
     load: impl Fn(NodeId) -> usize,
 ) -> Way {
+    let named = asked.read_from.role();
+    let is_meant = |r: &&Replica| match named {
+        Some(role) => r.role == role,
+        None => r.role.serves_anybody(),
+    };
+    let withheld = |r: &Replica| {
+        r.broken.as_ref().is_some_and(|broken| broken.action == Action::RouteToWriter)
+    };
     let otherwise = |because| match asked.read_from {
-        ReadFrom::Replica => Way::Nobody,
         ReadFrom::Writer | ReadFrom::Prefer | ReadFrom::Nearest => Way::Writer(because),
+        // Who names a role wants no other, unless that role's own contract sends them away.
+        _ if named.is_some() && view.replicas.iter().filter(is_meant).any(withheld) => {
+            Way::Writer(because)
+        }
+        _ => Way::Nobody,
     };
     if asked.read_from == ReadFrom::Writer {
         return Way::Writer(Because::Asked);
@@ -101,36 +116,58 @@ pub(crate) fn read(
     if asked.consistency == Consistency::Strong {
         return Way::Writer(Because::Strong);
     }
-    if view.replicas.is_empty() {
+    if !view.replicas.iter().any(|r| is_meant(&r)) {
         return otherwise(Because::NoReplica);
     }
     let lag = lag_allowed(asked, view);
-    let fresh = |r: &&Replica| r.behind_ms.saturating_add(age_ms) <= lag;
-    if !view.replicas.iter().any(|r| fresh(&r)) {
+    let fresh = |r: &&Replica| !withheld(r) && r.behind_ms.saturating_add(age_ms) <= lag;
+    let meant = || view.replicas.iter().filter(is_meant).filter(fresh);
+    if meant().next().is_none() {
         return otherwise(Because::Lag);
     }
-    let may = view.replicas.iter().filter(fresh).filter(|r| has(asked, token, r, view));
+    let may = meant().filter(|r| has(asked, token, r, view));
     let best = match asked.sticky {
         Some(key) => may.enumerate().max_by_key(|(_, r)| mix(key, r.node)),
         None => may.enumerate().min_by_key(|(i, r)| {
-            let far = asked.read_from == ReadFrom::Nearest && !r.near;
-            (far, load(r.node), (i + turn) % view.replicas.len())
+            let far = (asked.read_from == ReadFrom::Nearest).then_some(r.distance);
+            let turn = (i + turn) % view.replicas.len();
+            (far, share(load(r.node), r.weight), turn)
         }),
     };
+    let nearer = |r: &Replica| view.writer_distance.is_some_and(|writer| writer < r.distance);
     match best {
+        Some((_, r)) if asked.read_from == ReadFrom::Nearest && nearer(r) => {
+            Way::Writer(Because::Asked)
+        }
         Some((_, r)) => Way::Replica { node: r.node, incarnation: r.incarnation },
         None => otherwise(Because::NotReplayed),
     }
 }
 
+/// What one transaction more would make of a replica's load, against its weight.
+fn share(load: usize, weight: u8) -> usize {
+    // Finer than a transaction, so that weights tell before there are many.
+    (load + 1).saturating_mul(1000) / usize::from(weight.max(1))
+}
+
 fn lag_allowed(asked: &Asked, view: &View) -> u64 {
+    // Roles that are asked for by name have contracts of their own.
+    let limit = match asked.read_from {
+        ReadFrom::Reporting | ReadFrom::Analytics | ReadFrom::Dr => u64::MAX,
+        ReadFrom::Writer
+        | ReadFrom::Replica
+        | ReadFrom::Prefer
+        | ReadFrom::Nearest
+        | ReadFrom::Ha
+        | ReadFrom::Read => view.wanted.max_lag_ms,
+    };
     match asked.consistency {
-        Consistency::Bounded => asked.max_staleness_ms.min(view.wanted.max_lag_ms),
+        Consistency::Bounded => asked.max_staleness_ms.min(limit),
         Consistency::Strong
         | Consistency::ReadYourWrites
         | Consistency::Monotonic
         | Consistency::Causal
-        | Consistency::Eventual => view.wanted.max_lag_ms,
+        | Consistency::Eventual => limit,
     }
 }
 

@@ -116,6 +116,19 @@ fn is_to_database(packet: &[u8]) -> bool {
     !matches!(startup.get("replication"), Some(b"true"))
 }
 
+/// Waits while a contract wants consumers to wait, and no longer than the log may pile up for it.
+async fn consumers_turn(world: &dyn World) {
+    let mut changes = world.changes();
+    let late = async {
+        while world.view().consumers_wait {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = timeout(limits::CONSUMERS_WAIT_MAX, late).await;
+}
+
 /// How far the server is, for those who pass requests on.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Steps {
@@ -343,14 +356,23 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
         Ok((tail.unwrap_or(at), open, found))
     }
 
-    /// Waits until a commit set holds everything that the server can have spoken of. Its client is
-    /// kept from falling silent meanwhile, or the server would give it up.
+    /// Waits until a commit set holds everything that the server can have spoken of, and for replicas
+    /// that are late and whose contracts want consumers to wait for them. Its client is kept from
+    /// falling silent meanwhile, or the server would give it up.
     async fn hold(&mut self) -> Result<(), Ended> {
-        let mut settled = self.world.settled();
+        let (world, streams) = (self.world, self.copying == Copying::Both);
+        let ready = async move {
+            let settled = world.settled().await;
+            if streams {
+                consumers_turn(world).await;
+            }
+            settled
+        };
+        let mut ready = std::pin::pin!(ready);
         loop {
             tokio::select! {
                 biased;
-                settled = &mut settled => return if settled { Ok(()) } else { Err(Ended::Cut) },
+                settled = &mut ready => return if settled { Ok(()) } else { Err(Ended::Cut) },
                 () = sleep(limits::SIGN_OF_LIFE) => {}
             }
             if self.copying == Copying::Both {

@@ -115,6 +115,8 @@ pub(crate) struct Server {
     pub(crate) used: u64,
     /// It served before, and may have died while nobody looked.
     pub(crate) pooled: bool,
+    /// Its transactions only read for now, and nobody who uses it has said so.
+    pub(crate) forced: bool,
     /// Which start of the server it leads to; for replicas.
     pub(crate) incarnation: u64,
     /// Given up with the connection.
@@ -216,6 +218,7 @@ impl Server {
             opened: now,
             used: now,
             pooled: false,
+            forced: false,
             incarnation: 0,
             place: None,
         };
@@ -269,7 +272,8 @@ impl Server {
         });
         self.unnamed = None;
         self.exchange.sent(Kind::Query, true, Undo::Nothing);
-        self.settle().await
+        let answer = tokio::time::timeout(limits::QUESTION_WAIT, self.settle()).await;
+        answer.map_err(|_| Gone::Lost("the server does not answer the gateway".to_owned()))?
     }
 
     /// Reads until nothing is owed any more, of answers that are all ours.
@@ -304,14 +308,17 @@ impl Server {
                 Poll::Ready(n) => n?,
             };
             self.end.stash.extend_from_slice(&scratch[..n]);
-            let (used, stop) = self.exchange.take(&self.end.stash, cuts, false)?;
-            bytes::Buf::advance(&mut self.end.stash, used);
-            match stop {
-                Stop::CancelledWait(len) if self.end.stash.len() >= len => {
-                    bytes::Buf::advance(&mut self.end.stash, len);
+            loop {
+                let (used, stop) = self.exchange.take(&self.end.stash, cuts, false)?;
+                bytes::Buf::advance(&mut self.end.stash, used);
+                match stop {
+                    // What is behind it may be all that ever comes.
+                    Stop::CancelledWait(len) if self.end.stash.len() >= len => {
+                        bytes::Buf::advance(&mut self.end.stash, len);
+                    }
+                    Stop::Fatal(why) => return Poll::Ready(Err(Gone::Lost(why))),
+                    Stop::More | Stop::CancelledWait(_) | Stop::Refused(_) => break,
                 }
-                Stop::Fatal(why) => return Poll::Ready(Err(Gone::Lost(why))),
-                Stop::More | Stop::CancelledWait(_) | Stop::Refused(_) => {}
             }
             self.end.slim();
             Poll::Ready(Ok(n == 0))
@@ -372,5 +379,52 @@ impl Server {
             out.extend_from_slice(name);
             out.extend_from_slice(b"\0");
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BufMut;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A server that greets, and answers whatever it is asked with one commit that nobody waits for
+    /// any more, all at once.
+    async fn answers_at_once(mut stream: tokio::io::DuplexStream) -> io::Result<()> {
+        let mut ready = BytesMut::new();
+        put(&mut ready, READY, |out| out.put_u8(b'I'));
+        let mut heard = BytesMut::new();
+        stream.read_buf(&mut heard).await?;
+        let mut greeting = BytesMut::new();
+        put(&mut greeting, AUTHENTICATION, |out| out.put_u32(0));
+        greeting.put_slice(&ready);
+        stream.write_all(&greeting).await?;
+        stream.read_buf(&mut heard).await?;
+        let mut answer = BytesMut::new();
+        let fields = b"SWARNING\0VWARNING\0C01000\0Fsyncrep.c\0RSyncRepWaitForLSN\0\0";
+        put(&mut answer, b'N', |out| out.put_slice(fields));
+        put(&mut answer, b'C', |out| out.put_slice(b"COMMIT\0"));
+        answer.put_slice(&ready);
+        stream.write_all(&answer).await?;
+        std::future::pending().await
+    }
+
+    #[tokio::test]
+    async fn what_comes_with_a_cancelled_wait_is_read() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let asked = async {
+            let startup = Startup::new(&[("user", "app")]);
+            let part = (NodeId::default(), Part::Writer(Term(1)), None);
+            let opened = Server::open(Io::Far(Box::new(ours)), part, &startup, false, 0).await;
+            opened.ok()?.ask(b"COMMIT").await.ok()
+        };
+        let wait = std::time::Duration::from_secs(10);
+        let asked = tokio::time::timeout(wait, async {
+            tokio::select! {
+                asked = asked => asked,
+                _ = answers_at_once(theirs) => None,
+            }
+        });
+        assert!(asked.await.expect("the rest of the answer is not awaited for ever").is_some());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use quorate_core::words::seconds;
 use quorate_wire::Error;
 use quorate_wire::backend::{Report, Status};
 use quorate_wire::frame::{HEADER, body_len};
@@ -14,13 +16,14 @@ use crate::cap::Cap;
 use crate::client::{Block, Client, State};
 use crate::elsewhere;
 use crate::floor;
+use crate::full;
 use crate::gate::Verdict;
 use crate::group::{self, Group, peek};
 use crate::io::{Scratch, consume};
 use crate::limits;
 use crate::loss::after_loss;
 use crate::metrics::count;
-use crate::own::{directive, show_token, wrong_setting};
+use crate::own::{Directive, show_token, wrong_setting};
 use crate::read_only;
 use crate::relay::{Event, Relay};
 use crate::server::{Gone, Part, Server};
@@ -188,9 +191,8 @@ pub(crate) fn refuse(client: &mut Client, group: &Group, report: &Report, status
 
 /// Serves one transaction, or one statement outside of any.
 async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) -> Result<(), End> {
-    let directed = directive(client, group);
-    if let Some(asked) = directed {
-        client.asked = asked;
+    if let Some(directive) = group.directive {
+        client.asked = directive.over(client.asked);
     }
     timing::begins(client, worker.micros());
     let mut group = *group;
@@ -207,7 +209,7 @@ async fn transaction(worker: &Rc<Worker>, client: &mut Client, group: &Group) ->
         retries += 1;
         count(&client.account.counters.repeated);
     };
-    if directed.is_some() {
+    if group.directive.is_some() {
         // As the settings say, which the transaction may have changed.
         client.read_settings();
     }
@@ -220,9 +222,9 @@ async fn once(
     group: &Group,
     retries: u32,
 ) -> Result<After, End> {
-    if group.ours
-        && let Some(report) = wrong_setting(worker, client)
-    {
+    let wrong = group.directive.and_then(Directive::trouble);
+    let wrong = wrong.or_else(|| if group.ours { wrong_setting(worker, client) } else { None });
+    if let Some(report) = wrong {
         refuse(client, group, &report, Status::Idle);
         return Ok(After::Done);
     }
@@ -256,9 +258,16 @@ async fn once(
             return Ok(After::Done);
         }
     }
+    if full::stops(worker, client, &server) {
+        if read_only::force(&mut server).await.is_err() {
+            return Ok(unused(&server));
+        }
+        server.forced = true;
+    }
     if group.shows && show_token(worker, client, &mut server).await.is_err() {
         return Ok(unused(&server));
     }
+    warn(worker, client);
     link(client, &server);
     // A standby refused it, or would have: it may write, whatever it looks like.
     let wrote = client.writes_at.is_none()
@@ -268,6 +277,29 @@ async fn once(
     let after = linked(worker, client, server, group, retries).await;
     *client.handle.linked.borrow_mut() = None;
     after
+}
+
+/// Tells a client that what it is about to read is later than agreed: now and then, as it may read
+/// often.
+fn warn(worker: &Worker, client: &mut Client) {
+    let Some((node, late_ms)) = client.late.take() else { return };
+    let now = worker.now();
+    if client.warned.is_some_and(|at| now < at + limits::WARN_AGAIN_MS) {
+        return;
+    }
+    client.warned = Some(now);
+    let late = seconds(Duration::from_millis(late_ms));
+    let limits = worker.view().replicas.iter().find(|r| r.node == node).and_then(|r| {
+        let broken = r.broken.as_ref()?;
+        Some(format!("Its contract: {}.", broken.limits))
+    });
+    let report = Report::warning("01000", format!("what {node} shows is {late} late"));
+    let report = match limits {
+        Some(limits) => report.detail(limits),
+        None => report,
+    };
+    let hint = "For newer data SET quorate.read_from = writer, or quorate.consistency = strong.";
+    client.end.out.extend_from_slice(&report.hint(hint).encode());
 }
 
 /// What follows when a server is lost before anything was sent to it.
@@ -294,6 +326,7 @@ pub(crate) async fn settings(
         return Err(Unset::Wrong(why));
     }
     server.applied = Rc::clone(&client.settings);
+    (server.forced, server.exchange.full) = (false, None);
     if client.writes_at.is_some() && server.part != Part::Replica {
         read_only::force(server).await?;
     }
@@ -367,6 +400,7 @@ pub(crate) async fn linked(
     // A result is known to be too large only when it is there: nothing is sent behind it.
     let one_at_a_time = !on_writer || server.exchange.cap.is_some() || reads_only;
     server.exchange.writes_at = client.writes_at.clone();
+    server.exchange.full = full::refusal(worker, server.forced);
     let mut relay = Relay::new(client, &mut server, worker, guarded, one_at_a_time);
     relay.held_max = if group.many { limits::HELD_MAX } else { limits::HELD_READ_MAX };
     loop {

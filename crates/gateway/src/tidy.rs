@@ -4,15 +4,16 @@
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
-use quorate_core::Lsn;
 use quorate_core::gateway::{Consistency, PoolMode, SynchronousCommit};
 
 use crate::acquire::{learn_functions, present};
 use crate::client::{Block, Client, Ending, Pin};
 use crate::floor;
 use crate::limits;
+use crate::read_only;
 use crate::server::{Gone, Part, Server};
 use crate::settings::put_literal;
+use crate::visible;
 use crate::worker::Worker;
 use crate::world::Token;
 
@@ -49,15 +50,19 @@ pub(crate) async fn tidy(
     server: &mut Server,
 ) -> Result<Next, Gone> {
     let mut block = std::mem::take(&mut client.block);
-    if block.wrote || sees(client) {
-        let token = match server.part {
-            Part::Writer(_) => block.position.or(server.here.then(|| worker.world.acknowledged())),
-            Part::Replica => Box::pin(replayed(worker, server)).await?,
-        };
-        if token > client.token {
-            client.ahead = server.part == Part::Replica;
-            client.token = token;
+    match server.part {
+        Part::Writer(_) if block.wrote || sees(client) => {
+            let here = || server.here.then(|| worker.world.acknowledged());
+            client.token = client.token.max(block.position.or_else(here));
         }
+        Part::Replica if sees(client) => {
+            if let Some(shown) = Box::pin(visible::shown(server)).await? {
+                client.saw(&shown);
+            }
+            // For the next transaction, should it keep its server.
+            client.served_by(server.node, &worker.view());
+        }
+        Part::Writer(_) | Part::Replica => {}
     }
     if block.discarded {
         discarded(client, server);
@@ -99,17 +104,8 @@ pub(crate) async fn tidy(
 const TOKEN: &[u8] = b"quorate.token";
 
 /// Whether later reads of the session must see what it saw; what it wrote they must see anyway.
-fn sees(client: &Client) -> bool {
+pub(crate) fn sees(client: &Client) -> bool {
     matches!(client.asked.consistency, Consistency::Monotonic | Consistency::Causal)
-}
-
-/// How far a replica is. Asked after a read: no more than this was seen.
-async fn replayed(worker: &Worker, server: &mut Server) -> Result<Option<Token>, Gone> {
-    let answer = server.ask(b"SELECT pg_catalog.pg_last_wal_replay_lsn()").await?;
-    let text = answer.column(0, 0).and_then(|v| std::str::from_utf8(v).ok());
-    let lsn = text.and_then(|v| v.parse::<Lsn>().ok());
-    let term = worker.view().term;
-    Ok(lsn.map(|lsn| Token { term, lsn }))
 }
 
 /// Whether code out of sight may have run that leaves something: of a trigger, a default, a view.
@@ -130,7 +126,12 @@ fn discarded(client: &mut Client, server: &mut Server) {
 /// and after code that is not known.
 fn all_settings(client: &Client, server: &Server, block: &mut Block) {
     let known = [&server.applied, &client.settings, &client.startup];
-    for (name, _) in known.into_iter().flat_map(|settings| settings.iter()) {
+    // What was set there for want of room is none of the client's.
+    let own = |name: &[u8]| {
+        !server.forced || name != read_only::SETTING || client.settings.get(name).is_some()
+    };
+    let known = known.into_iter().flat_map(|settings| settings.iter());
+    for (name, _) in known.filter(|(name, _)| own(name)) {
         let name: Box<[u8]> = name.into();
         if !block.settings.contains(&name) {
             block.settings.push(name.clone());
@@ -186,8 +187,8 @@ async fn learn(
     if let Some(text) = client.settings.get(TOKEN) {
         let text = std::str::from_utf8(text).unwrap_or_default();
         // Whoever takes a token keeps what it knows itself; an empty one gives all of it up.
-        let taken = Token::from_text(text, &worker.view().cluster);
-        client.ahead |= taken > client.token;
+        let (taken, ahead) = visible::token_from(text, &worker.view().cluster).unzip();
+        client.ahead.set(client.ahead.get().max(ahead.flatten()));
         // One of a past that was lost stays what it is: the next read says so.
         let lost = |token: &Token| present(*token, &worker.view()).is_err();
         client.token = match taken {

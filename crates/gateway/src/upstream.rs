@@ -11,6 +11,7 @@ use quorate_wire::sql::{Leaves, Script, Verb};
 use crate::client::Pin;
 use crate::exchange::{Kind, Undo, Whose};
 use crate::floor::{self, Lowers};
+use crate::full;
 use crate::group::{self, Group};
 use crate::limits;
 use crate::relay::Relay;
@@ -226,6 +227,13 @@ impl Relay<'_> {
             self.ends_group();
             return;
         }
+        if let Some(report) = self.has_no_room(&script) {
+            self.fail(&report);
+            self.server.exchange.sent(Kind::Sync, false, Undo::Nothing);
+            put(&mut self.server.end.out, b'S', |_| {});
+            self.ends_group();
+            return;
+        }
         self.notes(&script, sql);
         // It may send something itself.
         let deallocated = match message.is_whole() {
@@ -267,7 +275,7 @@ impl Relay<'_> {
             return Ok(());
         }
         let worker = Rc::clone(self.worker);
-        let (name, mut statement, _) =
+        let (name, mut statement) =
             group::parse(self.client, &mut worker.statements.borrow_mut(), message.body)?;
         let floor = self.client.account.spec().floor;
         if let Some(lowers) = floor::lowers(&statement.script, &statement.text, floor) {
@@ -413,6 +421,10 @@ impl Relay<'_> {
                 return Ok(());
             }
             Some(statement) => {
+                if let Some(report) = self.has_no_room(&statement.script) {
+                    self.fail(&report);
+                    return Ok(());
+                }
                 self.ask_before_end_of_pipeline(&statement.script);
                 self.notes(&statement.script, &statement.text);
             }
@@ -483,6 +495,16 @@ impl Relay<'_> {
     fn below_floor(&mut self, lowers: Lowers) {
         let floor = self.client.account.spec().floor;
         self.fail(&lowers.report(floor));
+    }
+
+    /// Why a statement that surely writes is not passed on while the writer's disk is short. In a
+    /// block that began before, or of a client that keeps its server, nobody else would stop it.
+    fn has_no_room(&self, script: &Script) -> Option<Report> {
+        let stops = full::grows(script)
+            && self.worker.is_full()
+            && matches!(self.server.part, Part::Writer(_))
+            && !self.client.asked.when_full;
+        if stops { full::report(self.worker) } else { None }
     }
 
     /// A second statement under one name.

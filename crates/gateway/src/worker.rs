@@ -93,6 +93,11 @@ impl Worker {
         Arc::clone(&self.view.borrow())
     }
 
+    /// Whether the writer takes no writes for want of room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.view.borrow().full.is_some()
+    }
+
     /// Who may come in.
     pub(crate) fn rules(&self) -> Rc<AccessRules> {
         Rc::clone(&self.rules.borrow())

@@ -1,9 +1,11 @@
 //! What a gateway knows of the cluster, and what it asks of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use quorate_core::contract::Action;
 use quorate_core::gateway::Gateway;
 use quorate_core::{Lsn, NodeId, Term};
 use tokio::sync::{Semaphore, watch};
@@ -22,16 +24,27 @@ pub struct View {
     pub term: Term,
     /// Who takes writes.
     pub writer: Option<Writer>,
+    /// How far away that is.
+    pub writer_distance: Option<Distance>,
     /// Why nobody does, as one sentence.
     pub because: String,
     /// Standbys that serve reads.
     pub replicas: Vec<Replica>,
+    /// A replica is late whose contract wants logical consumers to wait for it.
+    pub consumers_wait: bool,
     /// Up to where the writer's commits are acknowledged, as far as this node heard.
     pub acknowledged: Option<Lsn>,
     /// Where each earlier reign ended, oldest first.
     pub ends: Vec<(Term, Lsn)>,
     /// What the operator wants of gateways.
     pub wanted: Arc<Gateway>,
+    /// The writer takes no writes, because the disk of its log is short: the facts, as one sentence.
+    pub full: Option<Arc<str>>,
+    /// Logical slots that nobody is to read, because what their consumers lack is not acknowledged:
+    /// what that is, as one sentence each.
+    pub broken_slots: Arc<BTreeMap<String, String>>,
+    /// Logical slots of which the writer has not said yet whether it has them, whole.
+    pub unjudged_slots: Arc<BTreeSet<String>>,
 }
 
 /// When a view was made. No difference between two views.
@@ -78,8 +91,36 @@ pub struct Replica {
     pub incarnation: u64,
     /// Since when it is behind the writer, in milliseconds, as far as it is known.
     pub behind_ms: u64,
-    /// Whether it is in the zone of this node.
-    pub near: bool,
+    /// How far away it is.
+    pub distance: Distance,
+    /// What it is for.
+    pub role: quorate_core::role::Role,
+    /// Its share of the reads, in proportion to others.
+    pub weight: u8,
+    /// What its contract says for as long as it is broken.
+    pub broken: Option<Broken>,
+}
+
+/// How far away a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Distance {
+    /// On this host.
+    Here,
+    /// In the zone of this node.
+    Zone,
+    /// Elsewhere.
+    Far,
+}
+
+/// A replica that is later than its contract allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// What is done about it.
+    pub action: Action,
+    /// How late what it shows is, in milliseconds.
+    pub late_ms: u64,
+    /// The limits, in words.
+    pub limits: String,
 }
 
 /// Where a position in the log was true.

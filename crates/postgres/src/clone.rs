@@ -46,20 +46,7 @@ pub async fn clone_from(
     if restarted {
         tracing::info!("an earlier clone was interrupted, starting over");
     }
-    let mut command = tool::command(options, "pg_basebackup");
-    command.arg("-D").arg(staging.path());
-    command.arg("-d").arg(conf::conninfo(conn_dir, "quorate-clone"));
-    command.args(["-w", "-P", "-X", "stream", "-c", "fast"]);
-    if let Some(slot) = slot {
-        command.arg("-S").arg(slot);
-    }
-    command.current_dir(staging.path());
-    let outcome = tool::run(command, None, |line| match parse_progress(line) {
-        Some((done, total)) => progress(done, total),
-        None => tracing::info!(line, "pg_basebackup"),
-    })
-    .await?;
-    outcome.success("pg_basebackup")?;
+    copy(options, conn_dir, (&staging.path(), "stream", slot), &mut progress).await?;
     conf::write_into(&staging.path(), options, settings)?;
     replace_signal(&staging.path(), options)?;
     let old = staging.install()?;
@@ -67,6 +54,30 @@ pub async fn clone_from(
         remove_later(old.clone()).await?;
     }
     Ok(Cloned { restarted, replaced: old.is_some() })
+}
+
+/// Copies the files of the server behind a socket into a directory, with the log that is written
+/// meanwhile as `log` says.
+pub(crate) async fn copy(
+    options: &ServerOptions,
+    conn_dir: &Path,
+    (into, log, slot): (&Path, &str, Option<&str>),
+    mut progress: impl FnMut(u64, u64),
+) -> Result<(), Error> {
+    let mut command = tool::command(options, "pg_basebackup");
+    command.arg("-D").arg(into);
+    command.arg("-d").arg(conf::conninfo(conn_dir, "quorate-clone"));
+    command.args(["-w", "-P", "-X", log, "-c", "fast"]);
+    if let Some(slot) = slot {
+        command.arg("-S").arg(slot);
+    }
+    command.current_dir(into);
+    let outcome = tool::run(command, None, |line| match parse_progress(line) {
+        Some((done, total)) => progress(done, total),
+        None => tracing::info!(line, "pg_basebackup"),
+    })
+    .await?;
+    outcome.success("pg_basebackup").map(drop)
 }
 
 async fn remove_later(old: PathBuf) -> Result<(), Error> {

@@ -32,6 +32,8 @@ pub struct Settings {
     pub hot_standby_feedback: bool,
     /// How long queries may hold up replay; `None`: for ever. Reload.
     pub max_standby_streaming_delay: Option<Duration>,
+    /// How much later than it could this standby replays. Reload.
+    pub apply_delay: Duration,
     /// WAL kept for standbys without slots, in megabytes. Reload.
     pub wal_keep_megabytes: u32,
     /// WAL that slots may hold back, in megabytes; `None`: without bound. Reload.
@@ -85,6 +87,7 @@ impl Default for Settings {
             primary_slot_name: None,
             hot_standby_feedback: false,
             max_standby_streaming_delay: Some(Duration::from_secs(1)),
+            apply_delay: Duration::ZERO,
             wal_keep_megabytes: 512,
             max_slot_wal_keep_megabytes: None,
             parameters: BTreeMap::new(),
@@ -191,7 +194,6 @@ fn constant(options: &ServerOptions) -> Result<Vec<(&'static str, String)>, Erro
         ("fsync", "on"),
         ("restart_after_crash", "off"),
         ("recovery_target_timeline", "latest"),
-        ("recovery_min_apply_delay", "0"),
         // No target: a standby never stops, and never promotes itself, at one.
         ("recovery_target", ""),
         ("recovery_target_lsn", ""),
@@ -229,6 +231,7 @@ fn chosen(settings: &Settings) -> Vec<(&'static str, String)> {
             "max_standby_streaming_delay",
             delay.map_or("-1".to_owned(), |d| format!("{}ms", d.as_millis())),
         ),
+        ("recovery_min_apply_delay", format!("{}ms", settings.apply_delay.as_millis())),
         ("wal_keep_size", megabytes(Some(settings.wal_keep_megabytes))),
         ("max_slot_wal_keep_size", megabytes(settings.max_slot_wal_keep_megabytes)),
         ("wal_retrieve_retry_interval", "5ms".to_owned()),

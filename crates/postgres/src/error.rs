@@ -62,6 +62,14 @@ pub enum Error {
         /// What is wrong with it, as the end of a sentence.
         reason: String,
     },
+    /// A standby cannot show a moment.
+    #[error("{reason}")]
+    Past {
+        /// Why not.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A setting was refused.
     #[error("setting {name}: {reason}")]
     Setting {
@@ -174,6 +182,7 @@ impl Error {
             | Self::RunAs { .. }
             | Self::SocketPath { .. }
             | Self::Directory { .. }
+            | Self::Past { .. }
             | Self::Setting { .. }
             | Self::Leftover { .. } => Retry::Operator,
             Self::Io { .. }
@@ -214,6 +223,7 @@ impl Error {
             Self::Directory { .. } => {
                 "Choose another directory, or move what is in it away yourself."
             }
+            Self::Past { hint, .. } => hint,
             Self::Setting { .. } => "Correct the parameter, or remove it.",
             Self::Io { .. } => "Check the directory's owner, permissions and free space.",
             Self::Tool { .. } => "Read the program's message; it is tried again.",

@@ -18,6 +18,16 @@ pub(crate) fn replace(path: &Path, content: &[u8], owner: Option<&User>) -> Resu
     if read(path).is_ok_and(|old| old == content) {
         return Ok(false);
     }
+    make(path, owner, |file| file.write_all(content))?;
+    Ok(true)
+}
+
+/// Makes a file, or puts another in its place, with what `fill` writes.
+pub(crate) fn make(
+    path: &Path,
+    owner: Option<&User>,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), Error> {
     let tmp = with_suffix(path, ".quorate-tmp");
     remove(&tmp)?;
     let write = || -> io::Result<()> {
@@ -25,12 +35,11 @@ pub(crate) fn replace(path: &Path, content: &[u8], owner: Option<&User>) -> Resu
         if let Some(user) = owner {
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
         }
-        file.write_all(content)?;
+        fill(&mut file)?;
         file.sync_all()?;
         fs::rename(&tmp, path)
     };
-    write().map_err(Error::io("write", path))?;
-    Ok(true)
+    write().map_err(Error::io("write", path))
 }
 
 /// Makes creations, renames and removals in a directory durable.

@@ -14,12 +14,14 @@ mod error;
 mod install;
 mod lifeline;
 mod options;
+mod past;
 
 mod bootstrap;
 mod clone;
 mod conf;
 mod process;
 mod release;
+mod reserve;
 mod sql;
 
 mod controldata;
@@ -45,13 +47,17 @@ pub use error::{Error, Retry};
 pub use install::Install;
 pub use lifeline::Lifeline;
 pub use options::{ServerOptions, User};
+pub use past::{Past, Stage, Target, roll_forward};
 pub use process::{Mode, Server, Status, kill_leftovers};
 pub use release::release;
+pub use reserve::{release_reserve, reserve, reserved, room};
 pub use sql::{
-    Admin, Cancelled, DRILL, KeptLog, Login, Marker, Probe, Promoted, Setting, Slot,
-    StandbyPosition, WalReceiver,
+    Admin, Cancelled, DRILL, Decoder, Ended as SlotEnded, KeptLog, Login, Marker, Probe, Promoted,
+    Setting, Slot, Slots, StandbyPosition, WalReceiver,
 };
-pub use timelines::{Position, history, reserve as reserve_timelines};
+pub use timelines::{
+    Position, begin as begin_timeline, history, reserve as reserve_timelines, segment_number,
+};
 
 /// The role that Quorate itself logs in as.
 pub const ROLE: &str = "quorate";

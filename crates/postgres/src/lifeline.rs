@@ -38,7 +38,7 @@ struct End {
 
 impl Lifeline {
     /// A look at the process with this id; `None` when there is none.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
+    pub fn of(pid: i32) -> Option<Self> {
         let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
         Some(Self { pid, process, pipe: death_pipe(pid) })
     }
@@ -74,7 +74,7 @@ impl Lifeline {
 }
 
 /// Opens the pipe whose end tells backends of the postmaster's death: the postmaster has both ends
-/// open, backends only the one that reads.
+/// open, backends only the one that reads. One that has just been forked still has both.
 fn death_pipe(postmaster: i32) -> Option<File> {
     let ends = pipes(postmaster);
     let reads = |e: &&End| !e.writes && ends.iter().any(|o| o.pipe == e.pipe && o.writes);
@@ -87,7 +87,7 @@ fn death_pipe(postmaster: i32) -> Option<File> {
     let shared = |e: &&End| {
         let has =
             |child: &Vec<End>, writes| child.iter().any(|o| o.pipe == e.pipe && o.writes == writes);
-        children.iter().any(|c| has(c, false)) && !children.iter().any(|c| has(c, true))
+        children.iter().any(|c| has(c, false) && !has(c, true))
     };
     let end = ends.iter().filter(reads).find(shared)?;
     let path = format!("/proc/{postmaster}/fd/{}", end.number);

@@ -53,6 +53,15 @@ pub const WALRECEIVER_POLL: Duration = Duration::from_millis(1);
 /// Pause between looks whether promotion has ended.
 pub const PROMOTE_POLL: Duration = Duration::from_millis(2);
 
+/// How long replay may take to pause: it looks between two records.
+pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long a copy of a standby may take until it can be read.
+pub const PAST_START_MAX: Duration = Duration::from_secs(3600);
+
+/// Pause between looks how far such a copy has replayed.
+pub const PAST_POLL: Duration = Duration::from_millis(200);
+
 /// Highest timeline that may be reserved below a grant: bounds the files that one promotion writes.
 pub const TIMELINES_RESERVED_MAX: u32 = 20_000;
 
@@ -71,3 +80,20 @@ pub const BEFORE_DIRS_MAX: u32 = 1000;
 /// Pause before the postmaster's pipe is looked for again, where it was not found: that reads every
 /// process of the host.
 pub const LIFELINE_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the reader of a slot that is dropped may take to end, in milliseconds: a walsender looks at
+/// its signals many times a second, unless it is stuck in a plugin.
+pub const CONSUMER_END_MILLISECONDS: u32 = 3000;
+
+/// What a person's query may take beyond its own limit, logging in and preparing it included.
+pub const VALIDATION_GRACE: Duration = Duration::from_secs(3);
+
+/// How long making a logical slot on a standby may wait: every transaction that runs when it begins has
+/// to end first, and it is tried again.
+pub const SLOT_MAKE_MAX: Duration = Duration::from_secs(300);
+
+/// How long moving a logical slot may take: it reads the log from where the oldest transaction began.
+pub const SLOT_ADVANCE_MAX: Duration = Duration::from_secs(60);
+
+/// What the answer of a statement may take beyond its own limit.
+pub const DECODER_ANSWERS: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::files::{remove, replace, sync_dir};
+use crate::reserve::release_reserve;
 use crate::{Error, ServerOptions};
 
 /// What stands in the owned access files afterwards: the server's own user enters by its socket,
@@ -26,6 +27,7 @@ pub fn release(options: &ServerOptions) -> Result<(), Error> {
     replace(&main, (kept.join("\n") + "\n").as_bytes(), owner)?;
     remove(&dir.join("quorate.conf"))?;
     remove(&dir.join("standby.signal"))?;
+    release_reserve(options)?;
     let user = match owner {
         Some(user) => user.name.clone(),
         None => crate::User::current()?.name,

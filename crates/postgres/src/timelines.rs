@@ -16,9 +16,15 @@
 //!  - whose first page carries the address that its name says: a recycled or empty file does not;
 //!
 //! and, for T > 1, whose own history file is there, is not a reservation, and forks at or before
-//! the position. A history file alone proves nothing: a diverged server fetches it too. A segment
-//! of T with content exists only if this server streamed, copied or wrote T, and PostgreSQL starts
-//! T's first segment as a copy of its parent's: "T up to its fork" is the same bytes on both.
+//! the position; the segment in which it forks counts when something is written behind the fork. A
+//! history file alone proves nothing: a diverged server fetches it too. Neither does T's first segment
+//! up to the fork: that is the same bytes as its parent's, and may be there before any of T is.
+//!
+//! **Beginning.** A standby gets T's first segment from its first byte on, though it has all of it up
+//! to the fork in the parent's file. A server that starts reads the file of the newest timeline that
+//! there is for a segment, and no other: one that ended while that file had only begun to arrive would
+//! not find what it had, and had acknowledged. [`begin`] makes the file a copy of the parent's before
+//! any of it arrives, as PostgreSQL does where it promotes.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -27,12 +33,15 @@ use std::path::{Path, PathBuf};
 
 use quorate_core::{Lsn, TimelineId};
 
-use crate::files::{remove, replace, sync_dir};
+use crate::files::{make, remove, replace, sync_dir};
 use crate::limits::{HISTORY_BYTES_MAX, TIMELINES_RESERVED_MAX};
-use crate::{Error, ServerOptions};
+use crate::{Error, ServerOptions, User};
 
 /// What makes a history file a reservation. PostgreSQL skips comment lines.
 const RESERVED: &str = "# reserved by Quorate: no server has used this timeline\n";
+
+/// PostgreSQL's `XLOG_BLCKSZ`, of which Debian's and everybody's packages have no other.
+const PAGE_BYTES: u64 = 8192;
 
 /// The end of the WAL that a server holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +146,57 @@ pub fn reserve(options: &ServerOptions, target: TimelineId) -> Result<usize, Err
     Ok(written)
 }
 
+/// Makes the file of the segment at `from` of a timeline that forked in it, where there is none, from
+/// that of the newest ancestor that there is: the same bytes up to where the ancestor ended, zeros
+/// behind. Durable when it returns; returns which ancestor's it was, if it made one.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Unreadable`] for a history that is none.
+pub fn begin(
+    options: &ServerOptions,
+    timeline: TimelineId,
+    from: Lsn,
+    segment_bytes: u64,
+) -> Result<Option<TimelineId>, Error> {
+    begin_in(&options.data_dir, options.run_as.as_ref(), timeline, from, segment_bytes)
+}
+
+fn begin_in(
+    data_dir: &Path,
+    owner: Option<&User>,
+    timeline: TimelineId,
+    from: Lsn,
+    segment_bytes: u64,
+) -> Result<Option<TimelineId>, Error> {
+    let dir = wal_dir(data_dir);
+    let number = from.0 / segment_bytes;
+    let path = |tli: TimelineId| dir.join(segment_name(tli, number, segment_bytes));
+    let made = path(timeline);
+    if made.exists() {
+        return Ok(None);
+    }
+    let Some(text) = read_real(&history_path(data_dir, timeline))? else {
+        return Ok(None);
+    };
+    let begins = number * segment_bytes;
+    for (ancestor, end) in parse_history(&text)?.into_iter().rev() {
+        // What ended before this segment has none of it, and neither have those before.
+        let Some(shared) = end.0.checked_sub(begins).filter(|n| *n > 0) else { break };
+        let old = path(ancestor);
+        if !has_content(&old, begins) {
+            continue;
+        }
+        let mut old = File::open(&old).map_err(Error::io("read", &old))?.take(shared);
+        make(&made, owner, |file| {
+            std::io::copy(&mut old, file)?;
+            file.set_len(segment_bytes)
+        })?;
+        sync_dir(&dir)?;
+        return Ok(Some(ancestor));
+    }
+    Ok(None)
+}
+
 /// Whether a timeline has a history file of any kind.
 pub(crate) fn is_taken(data_dir: &Path, tli: TimelineId) -> bool {
     history_path(data_dir, tli).exists()
@@ -183,15 +243,17 @@ pub(crate) fn held(data_dir: &Path, lsn: Lsn, segment_bytes: u64) -> Result<Time
     segments.sort_unstable_by(|a, b| b.cmp(a));
     let mut proven = None;
     for (tli, number, name) in segments {
+        let path = dir.join(name);
         // Sorted by timeline, newest segment first: one good segment settles a timeline.
-        if proven.is_some() || !has_content(&dir.join(name), number * segment_bytes) {
+        if proven.is_some() || !has_content(&path, number * segment_bytes) {
             continue;
         }
         let forked = match read_real(&history_path(data_dir, TimelineId(tli)))? {
             Some(text) => parse_history(&text)?.last().map(|(_, at)| *at),
             None => (tli == 1).then_some(Lsn(0)),
         };
-        if forked.is_some_and(|at| at <= lsn) {
+        let behind = |at: Lsn| at.0 / segment_bytes < number || goes_on(&path, at, segment_bytes);
+        if forked.is_some_and(|at| at <= lsn && (tli == 1 || behind(at))) {
             proven = Some(TimelineId(tli));
         }
     }
@@ -201,14 +263,30 @@ pub(crate) fn held(data_dir: &Path, lsn: Lsn, segment_bytes: u64) -> Result<Time
     })
 }
 
-/// Whether a segment begins with a page of its own address (`XLogPageHeaderData.xlp_pageaddr`).
+/// Whether a segment begins with a page of its own address.
 fn has_content(path: &Path, address: u64) -> bool {
+    File::open(path).is_ok_and(|file| has_page(&file, 0, address))
+}
+
+/// Whether a page is that of this address (`XLogPageHeaderData.xlp_pageaddr`).
+fn has_page(file: &File, offset: u64, address: u64) -> bool {
     let mut header = [0; 16];
-    let read = File::open(path).and_then(|file| file.read_exact_at(&mut header, 0));
+    let read = file.read_exact_at(&mut header, offset);
     // Native byte order: these files never leave the kind of machine that wrote them.
     let magic = u16::from_ne_bytes([header[0], header[1]]);
     let at = u64::from_ne_bytes(std::array::from_fn(|i| header[8 + i]));
     read.is_ok() && magic != 0 && at == address
+}
+
+/// Whether a record begins at a position of a segment, or the page on which one does: records begin
+/// with their length, which is never zero.
+fn goes_on(path: &Path, at: Lsn, segment_bytes: u64) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let (offset, inside) = (at.0 % segment_bytes, at.0 % PAGE_BYTES);
+    let mut length = [0; 4];
+    has_page(&file, offset - inside, at.0 - inside)
+        && file.read_exact_at(&mut length, offset).is_ok()
+        && length != [0; 4]
 }
 
 fn file_names(dir: &Path) -> Result<Vec<String>, Error> {
@@ -234,8 +312,13 @@ fn parse_segment_name(name: &str, segment_bytes: u64) -> Option<(u32, u64)> {
     Some((hex(&name[..8])?, high * ((1 << 32) / segment_bytes) + low))
 }
 
+fn segment_name(tli: TimelineId, number: u64, segment_bytes: u64) -> String {
+    let row = (1 << 32) / segment_bytes;
+    format!("{:08X}{:08X}{:08X}", tli.0, number / row, number % row)
+}
+
 /// A segment file's number from the log's beginning.
-pub(crate) fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
+pub fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
     parse_segment_name(name, segment_bytes).map(|(_, number)| number)
 }
 
@@ -274,6 +357,18 @@ mod tests {
             fs::write(wal_dir(self.data()).join(name), header).unwrap();
             self
         }
+        /// A record in it, on a page of its own address.
+        fn record(&self, tli: u32, at: u64) -> &Self {
+            let path = wal_dir(self.data()).join(segment_name(TimelineId(tli), at / SEG, SEG));
+            let file = File::options().write(true).open(path).unwrap();
+            let page = at / PAGE_BYTES * PAGE_BYTES;
+            file.write_all_at(&[0x10, 0xD1, 0, 0, 0, 0, 0, 0], page % SEG).unwrap();
+            file.write_all_at(&page.to_ne_bytes(), page % SEG + 8).unwrap();
+            if at > page {
+                file.write_all_at(&26_u32.to_ne_bytes(), at % SEG).unwrap();
+            }
+            self
+        }
         fn held(&self, lsn: u64) -> Option<u32> {
             held(self.data(), Lsn(lsn), SEG).ok().map(|t| t.0)
         }
@@ -291,16 +386,42 @@ mod tests {
         // A recycled file: the name is new, the content old.
         dir.segment(7, 3, SEG);
         assert_eq!(dir.held(3 * SEG + 500), Some(1));
+        // Begun, and nothing of it has come.
         dir.segment(7, 3, 3 * SEG);
+        assert_eq!(dir.held(3 * SEG + 500), Some(1));
+        dir.record(7, 3 * SEG + 0x100);
         assert_eq!(dir.held(3 * SEG + 500), Some(7));
         // Before the fork of 7 the bytes are 1's.
         assert_eq!(dir.held(3 * SEG + 50), Some(1));
     }
 
     #[test]
+    fn what_stands_where_a_fork_is_must_be_of_that_place() {
+        let dir = Dir::new();
+        let fork = 3 * SEG + 5 * PAGE_BYTES;
+        dir.segment(1, 3, 3 * SEG).segment(2, 3, 3 * SEG).history(2, "1\t0/300A000\tx\n");
+        assert_eq!(fork, 0x300_A000);
+        assert_eq!(dir.held(fork + 500), Some(1));
+        // The fork is a page's beginning.
+        dir.record(2, fork);
+        assert_eq!(dir.held(fork + 500), Some(2));
+        // A recycled file of which only the first pages were overwritten.
+        dir.history(2, "1\t0/300A100\tx\n").record(2, fork + 0x100);
+        assert_eq!(dir.held(fork + 500), Some(2));
+        let path = wal_dir(dir.data()).join(segment_name(TimelineId(2), 3, SEG));
+        let file = File::options().write(true).open(path).unwrap();
+        file.write_all_at(&SEG.to_ne_bytes(), fork % SEG + 8).unwrap();
+        assert_eq!(dir.held(fork + 500), Some(1));
+        // Later segments are its own.
+        dir.segment(2, 4, 4 * SEG);
+        assert_eq!(dir.held(4 * SEG + 500), Some(2));
+    }
+
+    #[test]
     fn a_segment_without_its_history_is_a_promotion_that_did_not_happen() {
         let dir = Dir::new();
         dir.segment(1, 3, 3 * SEG).segment(7, 3, 3 * SEG).history(7, RESERVED);
+        dir.record(7, 3 * SEG + 0x100);
         assert_eq!(dir.held(3 * SEG + 500), Some(1));
         fs::remove_file(history_path(dir.data(), TimelineId(7))).unwrap();
         assert_eq!(dir.held(3 * SEG + 500), Some(1));
@@ -317,6 +438,33 @@ mod tests {
         assert_eq!(drop_dangling(dir.data()).unwrap(), 2);
         let left: Vec<bool> = (2..=6).map(|t| is_taken(dir.data(), TimelineId(t))).collect();
         assert_eq!(left, [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_timeline_begins_as_its_parent_up_to_the_fork() {
+        let dir = Dir::new();
+        let begin = |tli: u32, at: u64| {
+            begin_in(dir.data(), None, TimelineId(tli), Lsn(at), SEG).unwrap().map(|t| t.0)
+        };
+        let file =
+            |tli: u32| fs::read(wal_dir(dir.data()).join(segment_name(TimelineId(tli), 3, SEG)));
+        assert_eq!(begin(2, 3 * SEG), None, "no history");
+        dir.history(2, "1\t0/300000C\tx\n").history(3, "1\t0/300000C\tx\n2\t0/300000E\tx\n");
+        assert_eq!(begin(2, 3 * SEG), None, "nothing to copy from");
+        // Recycled: its bytes are of another place.
+        dir.segment(1, 3, SEG);
+        assert_eq!(begin(2, 3 * SEG), None);
+        dir.segment(1, 3, 3 * SEG);
+        assert_eq!(begin(2, 4 * SEG), None, "forked before");
+        // 2 was never here: its child begins as 1, up to where 1 ended.
+        assert_eq!(begin(3, 3 * SEG + 5), Some(1));
+        let (one, three) = (file(1).unwrap(), file(3).unwrap());
+        assert_eq!((&three[..12], &three[12..16]), (&one[..12], &[0; 4][..]));
+        assert_eq!(three.len() as u64, SEG);
+        assert_eq!(begin(2, 3 * SEG), Some(1));
+        fs::write(wal_dir(dir.data()).join(segment_name(TimelineId(2), 3, SEG)), "own").unwrap();
+        assert_eq!(begin(2, 3 * SEG), None, "what is there stays");
+        assert_eq!(file(2).unwrap(), b"own");
     }
 
     #[test]

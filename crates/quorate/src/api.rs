@@ -1,17 +1,22 @@
 //! The HTTP API: the same routes on the control socket, the web port and links between nodes.
 //!
-//! Reading needs nothing; actions through the web port need the node's admin token. The control
-//! socket is the operating system's to guard, links are guarded by certificates.
+//! Reading needs nothing; actions through the web port need the node's admin token (`page::guard`).
+//! The control socket is the operating system's to guard, links are guarded by certificates.
+//! What each route takes and answers is described in `api/openapi.json`, and tests compare the two.
 
-mod drills;
+mod alerts;
+mod description;
+mod documents;
+pub mod drills;
+pub mod slots;
+mod take;
+mod validation;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::State;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -21,10 +26,10 @@ use quorate_agent::node::wall_millis;
 use quorate_agent::{Node, Order};
 use quorate_consensus::Kind as Trouble;
 use quorate_core::authority::{Phase, Switchover};
-use quorate_core::document::{Document, Invalid};
 use quorate_core::state::Change;
 use quorate_core::status::Doing;
 use quorate_core::{Answer, Because, NodeId, Term};
+use quorate_gateway::Meter;
 use quorate_link::{Authority, Kind, LinkStream, Token};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,6 +38,10 @@ use tokio::time::timeout;
 
 use crate::drill::conduct::Conductor;
 use crate::http::{Ask, ask};
+use crate::metrics;
+use crate::page::{self, Live};
+use crate::review::Item;
+use take::Body;
 
 /// How long the record may take to show what a proposal came to whose answer is missing.
 const OUTCOME_WAIT: Duration = Duration::from_secs(5);
@@ -44,18 +53,50 @@ pub struct Api {
     pub node: Arc<Node>,
     /// Its part in drills.
     pub conductor: Arc<Conductor>,
+    /// What its gateway has counted.
+    pub meter: Meter,
+    /// Who watches its page.
+    pub live: Arc<Live>,
 }
 
 /// A failed request: what a person should know.
 pub struct Problem(StatusCode, String);
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        (self.0, Json(json!({ "error": self.1 }))).into_response()
+impl Problem {
+    /// Who asks showed nothing that allows it.
+    pub fn unauthorized(because: &str) -> Self {
+        Self(StatusCode::UNAUTHORIZED, because.to_owned())
+    }
+
+    /// Not from there.
+    pub fn forbidden(because: &str) -> Self {
+        Self(StatusCode::FORBIDDEN, because.to_owned())
+    }
+
+    /// Later.
+    pub fn too_many(because: impl Into<String>) -> Self {
+        Self(StatusCode::TOO_MANY_REQUESTS, because.into())
+    }
+
+    /// What a person should know.
+    pub fn sentence(&self) -> &str {
+        &self.1
     }
 }
 
-type Reply = Result<Json<Value>, Problem>;
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.0, Json(json!({ "error": self.1 }))).into_response();
+        if self.0 == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        response
+    }
+}
+
+/// What a request comes to.
+pub type Reply = Result<Json<Value>, Problem>;
 
 fn refused(because: impl Into<String>) -> Problem {
     Problem(StatusCode::CONFLICT, because.into())
@@ -66,11 +107,15 @@ fn unavailable(because: impl Into<String>) -> Problem {
 }
 
 /// All routes.
-pub fn router(node: Arc<Node>, conductor: Arc<Conductor>) -> Router {
+pub fn router(node: Arc<Node>, conductor: Arc<Conductor>, meter: Meter) -> Router {
+    let live: Arc<Live> = Arc::default();
+    tokio::spawn(page::trend::keep(meter.clone(), Arc::clone(&live.trend)));
     Router::new()
         .route("/api/status", get(status))
         .route("/api/events", get(events))
-        .route("/api/config", get(documents).post(set_document))
+        .route("/api/metrics", get(metrics_text))
+        .route("/metrics", get(metrics))
+        .route("/api/review", get(review))
         .route("/api/token", post(token))
         .route("/api/switchover", post(switchover))
         .route("/api/failover", post(failover))
@@ -80,36 +125,16 @@ pub fn router(node: Arc<Node>, conductor: Arc<Conductor>) -> Router {
         .route("/api/rebuild", post(rebuild))
         .route("/api/remove", post(remove))
         .route("/api/standalone", post(standalone))
+        .merge(alerts::routes())
+        .merge(description::routes())
+        .merge(documents::routes())
         .merge(drills::routes())
-        .with_state(Api { node, conductor })
-}
-
-/// The routes with the admin token asked of every action, for the web port.
-pub fn guarded(router: Router, token: String) -> Router {
-    let token: Arc<str> = token.into();
-    router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let token = Arc::clone(&token);
-        async move {
-            if request.method() == Method::GET || bears(request.headers(), &token) {
-                return next.run(request).await;
-            }
-            let text = "actions through the web port need the node's admin token: it is in the \
-                        file admin.token of its directory (--admin-token)";
-            Problem(StatusCode::UNAUTHORIZED, text.to_owned()).into_response()
-        }
-    }))
-}
-
-fn bears(headers: &HeaderMap, token: &str) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "));
-    // Compared without an early exit: the time must not tell how much was right.
-    given.is_some_and(|given| {
-        given.len() == token.len()
-            && given.bytes().zip(token.bytes()).fold(0, |d, (a, b)| d | (a ^ b)) == 0
-    })
+        .merge(slots::routes())
+        .merge(validation::routes())
+        .merge(page::routes())
+        .fallback(nowhere)
+        .method_not_allowed_fallback(otherwise)
+        .with_state(Api { node, conductor, meter, live })
 }
 
 /// Serves the routes on one stream.
@@ -123,6 +148,16 @@ pub async fn serve_stream(router: Router, stream: LinkStream) {
     }
 }
 
+async fn nowhere(uri: Uri) -> Problem {
+    let text = format!("there is no {}: the routes are in /api/openapi.json", uri.path());
+    Problem(StatusCode::NOT_FOUND, text)
+}
+
+async fn otherwise(method: Method, uri: Uri) -> Problem {
+    let text = format!("{} does not take {method}: its methods are in `allow`", uri.path());
+    Problem(StatusCode::METHOD_NOT_ALLOWED, text)
+}
+
 async fn status(State(api): State<Api>) -> Json<Value> {
     Json(json!(api.node.status()))
 }
@@ -131,11 +166,57 @@ async fn events(State(api): State<Api>) -> Json<Value> {
     Json(json!(api.node.parts.consensus.state().events))
 }
 
-async fn documents(State(api): State<Api>) -> Json<Value> {
-    Json(json!(api.node.parts.consensus.state().documents))
+async fn review(State(api): State<Api>) -> Json<Value> {
+    Json(json!(checklist(&api).await))
 }
 
-async fn propose(api: &Api, change: Change) -> Result<(), Problem> {
+/// The checklist.
+pub async fn checklist(api: &Api) -> Vec<Item> {
+    let state = api.node.parts.consensus.state();
+    let lowered = match &api.node.parts.database {
+        Some(database) => database.admin.lowered_commits().await.ok(),
+        None => None,
+    };
+    let drills: Vec<_> = state.drills.iter().cloned().collect();
+    let facts = crate::review::Facts {
+        status: &api.node.status(),
+        document: &state.document(),
+        drills: &drills,
+        validations: &state.validations,
+        lowered,
+        at: wall_millis(),
+    };
+    crate::review::review(&facts)
+}
+
+/// All that Prometheus is told.
+async fn exposition(api: &Api) -> Result<String, Problem> {
+    let snapshot = metrics::Snapshot {
+        status: api.node.status(),
+        gateway: api.meter.read().await,
+        events: api.node.parts.consensus.state().events.back().map_or(0, |e| e.seq),
+        process: metrics::process(),
+    };
+    metrics::exposition(snapshot).map_err(|e| unavailable(format!("metrics: {e}")))
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    match exposition(&api).await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The same for the command line, which speaks JSON.
+async fn metrics_text(State(api): State<Api>) -> Reply {
+    exposition(&api).await.map(|text| Json(json!(text)))
+}
+
+/// Proposes a change.
+///
+/// # Errors
+/// Why it did not take effect.
+pub async fn propose(api: &Api, change: Change) -> Result<(), Problem> {
     match api.node.propose(change).await {
         Ok(Answer::Done) => Ok(()),
         Ok(Answer::Refused { because }) => Err(refused(because)),
@@ -144,79 +225,7 @@ async fn propose(api: &Api, change: Change) -> Result<(), Problem> {
 }
 
 #[derive(Deserialize)]
-struct SetDocument {
-    expect_version: u64,
-    document: Document,
-    #[serde(default)]
-    dry_run: bool,
-}
-
-async fn set_document(State(api): State<Api>, Json(ask): Json<SetDocument>) -> Reply {
-    let mut problems = ask.document.validate();
-    let members = &api.node.parts.consensus.state().nodes;
-    for name in ask.document.nodes.keys().chain(&ask.document.sync_nodes) {
-        if !members.contains_key(name) {
-            let problem = "the cluster has no such node".to_owned();
-            problems.push(Invalid { field: format!("nodes.{name}"), problem });
-        }
-    }
-    if !problems.is_empty() {
-        let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        return Err(refused(list.join("\n")));
-    }
-    let notes = check_settings(&api, &ask.document).await?;
-    let version = ask.expect_version + 1;
-    if !ask.dry_run {
-        let change =
-            Change::SetDocument { expect_version: ask.expect_version, document: ask.document };
-        propose(&api, change).await?;
-    }
-    Ok(Json(json!({ "version": version, "notes": notes })))
-}
-
-/// Checks PostgreSQL settings against the server's own catalogue; says which need a restart.
-async fn check_settings(api: &Api, document: &Document) -> Result<Vec<String>, Problem> {
-    let known = api.node.parts.consensus.state().document().postgresql;
-    let changed: BTreeMap<&String, &String> =
-        document.postgresql.iter().filter(|(k, v)| known.get(*k) != Some(v)).collect();
-    if changed.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(database) = &api.node.parts.database else {
-        return Err(refused(
-            "a witness cannot check PostgreSQL settings: ask a node with a database",
-        ));
-    };
-    let catalog = database
-        .admin
-        .settings_catalog()
-        .await
-        .map_err(|e| unavailable(format!("the settings cannot be checked now: {e}")))?;
-    let mut notes = Vec::new();
-    for (name, value) in changed {
-        let setting = catalog
-            .iter()
-            .find(|s| s.name == *name || name.contains('.'))
-            .ok_or_else(|| refused(format!("postgresql.{name}: PostgreSQL has no such setting")))?;
-        quorate_postgres::check_setting(&database.options, name, value)
-            .map_err(|e| refused(format!("in [postgresql]: {e}")))?;
-        // A name with a dot belongs to an extension, which judges when it is loaded.
-        if !name.contains('.') {
-            quorate_postgres::judge_setting(&database.options, name, value)
-                .await
-                .map_err(|e| refused(format!("in [postgresql]: {e}")))?;
-        }
-        if setting.context == "postmaster" {
-            notes.push(format!(
-                "{name} takes effect at a restart: `quorate restart --rolling` does it, standbys \
-                 first"
-            ));
-        }
-    }
-    Ok(notes)
-}
-
-#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TokenAsk {
     minutes: u64,
 }
@@ -224,7 +233,7 @@ struct TokenAsk {
 /// Longest life of a join token.
 const TOKEN_MINUTES_MAX: u64 = 7 * 24 * 60;
 
-async fn token(State(api): State<Api>, Json(ask): Json<TokenAsk>) -> Reply {
+async fn token(State(api): State<Api>, Body(ask): Body<TokenAsk>) -> Reply {
     if !(1..=TOKEN_MINUTES_MAX).contains(&ask.minutes) {
         return Err(refused(format!("a token lives 1 to {TOKEN_MINUTES_MAX} minutes")));
     }
@@ -239,10 +248,10 @@ async fn token(State(api): State<Api>, Json(ask): Json<TokenAsk>) -> Reply {
 }
 
 #[derive(Deserialize)]
-struct MoveAsk {
+#[serde(deny_unknown_fields)]
+struct SwitchoverAsk {
+    #[serde(default, deserialize_with = "take::some_node")]
     to: Option<NodeId>,
-    #[serde(default)]
-    allow_loss: Option<u64>,
 }
 
 fn check_target(api: &Api, to: Option<NodeId>) -> Result<(), Problem> {
@@ -261,18 +270,26 @@ fn check_target(api: &Api, to: Option<NodeId>) -> Result<(), Problem> {
     }
 }
 
-async fn switchover(State(api): State<Api>, Json(ask): Json<MoveAsk>) -> Reply {
-    check_target(&api, ask.to)?;
+async fn switchover(State(api): State<Api>, Body(ask): Body<SwitchoverAsk>) -> Reply {
+    hand_over(&api, ask.to).await
+}
+
+/// Hands the writing over, to the best standby unless one is named.
+///
+/// # Errors
+/// Why that cannot be.
+pub async fn hand_over(api: &Api, to: Option<NodeId>) -> Reply {
+    check_target(api, to)?;
     let status = api.node.status();
     if !status.candidates.iter().any(|c| c.eligible) {
         return Err(refused("no standby could take over: see `quorate status`"));
     }
     let term = status.term;
-    match api.node.propose(Change::PlanSwitchover { term, target: ask.to }).await {
+    match api.node.propose(Change::PlanSwitchover { term, target: to }).await {
         Ok(Answer::Done) => {}
         Ok(Answer::Refused { because }) => return Err(refused(because)),
         // It may be under way all the same.
-        Err(e) if e.kind() == Trouble::Unknown && is_planned(&api, term, ask.to).await => {}
+        Err(e) if e.kind() == Trouble::Unknown && is_planned(api, term, to).await => {}
         Err(e) => return Err(unavailable(format!("{e}. {}", e.hint()))),
     }
     Ok(Json(json!({ "term": term })))
@@ -287,7 +304,16 @@ async fn is_planned(api: &Api, term: Term, target: Option<NodeId>) -> bool {
     timeout(OUTCOME_WAIT, planned).await.is_ok_and(|seen| seen.is_ok())
 }
 
-async fn failover(State(api): State<Api>, Json(ask): Json<MoveAsk>) -> Reply {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FailoverAsk {
+    #[serde(default, deserialize_with = "take::some_node")]
+    to: Option<NodeId>,
+    #[serde(default)]
+    allow_loss: Option<u64>,
+}
+
+async fn failover(State(api): State<Api>, Body(ask): Body<FailoverAsk>) -> Reply {
     check_target(&api, ask.to)?;
     let state = api.node.parts.consensus.state();
     let mut term = state.authority.term;
@@ -314,7 +340,11 @@ async fn failover(State(api): State<Api>, Json(ask): Json<MoveAsk>) -> Reply {
     Ok(Json(json!({ "term": term.0.saturating_sub(1) })))
 }
 
-async fn set_paused(api: &Api, paused: bool) -> Reply {
+/// Pauses or resumes automation.
+///
+/// # Errors
+/// When that could not be agreed.
+pub async fn set_paused(api: &Api, paused: bool) -> Reply {
     let text =
         if paused { "an operator paused automation" } else { "an operator resumed automation" };
     propose(api, Change::Pause { paused, because: Because::new("op-pause", text) }).await?;
@@ -329,35 +359,49 @@ async fn resume(State(api): State<Api>) -> Reply {
     set_paused(&api, false).await
 }
 
-#[derive(Deserialize)]
-struct NodeAsk {
-    node: Option<NodeId>,
-    #[serde(default = "default_wait")]
-    wait_seconds: u64,
-}
+/// Longest that an answer may take.
+const WAIT_SECONDS_MAX: u64 = 24 * 60 * 60;
 
 fn default_wait() -> u64 {
     120
 }
 
+fn wait(seconds: u64) -> Result<Duration, Problem> {
+    if seconds > WAIT_SECONDS_MAX {
+        return Err(refused(format!("wait_seconds: use {WAIT_SECONDS_MAX} (a day) or less")));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
 /// Sends a request on to the node it is for; `None` when it is for us.
 async fn forward(api: &Api, node: Option<NodeId>, path: &str, body: Value) -> Option<Reply> {
     let node = node.filter(|n| *n != api.node.parts.me)?;
-    if !api.node.parts.consensus.state().nodes.contains_key(&node) {
-        return Some(Err(refused(format!("there is no node {node}"))));
+    Some(send(api, node, Ask::post(path, body)).await)
+}
+
+/// Refuses a name that is no member's.
+fn known(api: &Api, node: NodeId) -> Result<(), Problem> {
+    if api.node.parts.consensus.state().nodes.contains_key(&node) {
+        return Ok(());
     }
+    Err(refused(format!("there is no node {node}")))
+}
+
+/// Asks another node.
+async fn send(api: &Api, node: NodeId, request: Ask) -> Reply {
+    known(api, node)?;
     let answered = async {
         let stream = api.node.parts.links.dial(node, Kind::Control).await?;
-        ask(stream, Ask::post(path, body)).await
+        ask(stream, request).await
     };
-    Some(match answered.await {
+    match answered.await {
         Ok((status, value)) if status.is_success() => Ok(Json(value)),
         Ok((status, value)) => {
             let text = value["error"].as_str().unwrap_or("no reason given").to_owned();
             Err(Problem(status, text))
         }
         Err(e) => Err(unavailable(format!("{node} cannot be reached: {e:#}"))),
-    })
+    }
 }
 
 async fn order(
@@ -379,7 +423,17 @@ async fn order(
     }
 }
 
-async fn restart(State(api): State<Api>, Json(ask): Json<NodeAsk>) -> Reply {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestartAsk {
+    #[serde(default, deserialize_with = "take::some_node")]
+    node: Option<NodeId>,
+    #[serde(default = "default_wait")]
+    wait_seconds: u64,
+}
+
+async fn restart(State(api): State<Api>, Body(ask): Body<RestartAsk>) -> Reply {
+    let wait = wait(ask.wait_seconds)?;
     let body = json!({ "node": ask.node, "wait_seconds": ask.wait_seconds });
     if let Some(reply) = forward(&api, ask.node, "/api/restart", body).await {
         return reply;
@@ -394,13 +448,28 @@ async fn restart(State(api): State<Api>, Json(ask): Json<NodeAsk>) -> Reply {
             "{me} is the writer: use `quorate restart --rolling`, or switch over first"
         )));
     }
-    order(&api, Duration::from_secs(ask.wait_seconds), Order::Restart).await?;
+    order(&api, wait, Order::Restart).await?;
     Ok(Json(json!({ "node": me })))
 }
 
-async fn rebuild(State(api): State<Api>, Json(ask): Json<NodeAsk>) -> Reply {
-    let body = json!({ "node": ask.node });
-    if let Some(reply) = forward(&api, ask.node, "/api/rebuild", body).await {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RebuildAsk {
+    #[serde(default, deserialize_with = "take::some_node")]
+    node: Option<NodeId>,
+}
+
+async fn rebuild(State(api): State<Api>, Body(ask): Body<RebuildAsk>) -> Reply {
+    rebuild_node(&api, ask.node).await
+}
+
+/// Throws a standby's data away and copies it again; this node's, unless one is named.
+///
+/// # Errors
+/// Why that cannot be.
+pub async fn rebuild_node(api: &Api, node: Option<NodeId>) -> Reply {
+    let body = json!({ "node": node });
+    if let Some(reply) = forward(api, node, "/api/rebuild", body).await {
         return reply;
     }
     let status = api.node.status();
@@ -417,16 +486,26 @@ async fn rebuild(State(api): State<Api>, Json(ask): Json<NodeAsk>) -> Reply {
             "no other node writes: this data may be the last copy and is not thrown away",
         ));
     }
-    order(&api, Duration::from_secs(30), Order::Rebuild).await?;
+    order(api, Duration::from_secs(30), Order::Rebuild).await?;
     Ok(Json(json!({ "node": status.me })))
 }
 
-async fn remove(State(api): State<Api>, Json(ask): Json<NodeAsk>) -> Reply {
-    let Some(name) = ask.node else {
-        return Err(refused("which node?"));
-    };
-    propose(&api, Change::Leave { name }).await?;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(ask.wait_seconds);
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveAsk {
+    #[serde(deserialize_with = "take::node")]
+    node: NodeId,
+    #[serde(default = "default_wait")]
+    wait_seconds: u64,
+}
+
+async fn remove(State(api): State<Api>, Body(ask): Body<RemoveAsk>) -> Reply {
+    remove_node(&api, ask.node, wait(ask.wait_seconds)?).await
+}
+
+async fn remove_node(api: &Api, name: NodeId, wait: Duration) -> Reply {
+    propose(api, Change::Leave { name }).await?;
+    let deadline = tokio::time::Instant::now() + wait;
     let mut state = api.node.parts.consensus.watch();
     let left = state.wait_for(|s| !s.authority.cohort().contains(&name));
     match tokio::time::timeout_at(deadline, left).await {
@@ -441,7 +520,7 @@ async fn remove(State(api): State<Api>, Json(ask): Json<NodeAsk>) -> Reply {
             ));
         }
     }
-    propose(&api, Change::RemoveNode { name }).await?;
+    propose(api, Change::RemoveNode { name }).await?;
     Ok(Json(json!({ "node": name })))
 }
 
@@ -454,7 +533,9 @@ async fn standalone(State(api): State<Api>) -> Reply {
     if status.writer == Some(me) {
         return Err(refused(format!("{me} is the writer: switch over first")));
     }
-    let ask = NodeAsk { node: Some(me), wait_seconds: 60 };
-    let _removed = remove(State(api.clone()), Json(ask)).await?;
+    let _removed = remove_node(&api, me, Duration::from_secs(60)).await?;
     crate::cli::recover::release(&api.node).await.map_err(|e| unavailable(format!("{e:#}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,9 @@ use quorate_core::NodeId;
 use quorate_core::state::{Node, NodeKind};
 use serde::{Deserialize, Serialize};
 
+use crate::notify::Receiver;
+use crate::page::web::WebTls;
+
 /// Name of the file inside the node's directory.
 pub const FILE: &str = "quorate.toml";
 
@@ -37,6 +40,9 @@ pub struct ConfigFile {
     /// The certificate that applications see. Unset: one that the cluster issues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFile>,
+    /// Who is told of alerts while this node leads consensus: the same on every node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<Receiver>,
     /// Other ways to reach a peer's link port: `n2 = "10.1.0.2:6433"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<NodeId, String>,
@@ -66,8 +72,16 @@ pub struct Listen {
     pub read_only: Option<SocketAddr>,
     /// Other nodes, mutual TLS.
     pub link: SocketAddr,
-    /// HTTP: status and events; actions need the admin token.
+    /// HTTP: the page, status and events; actions need the admin token.
     pub web: SocketAddr,
+    /// Encryption there: `off`, `offered` to whoever asks with https, or `required` of everybody but
+    /// this host itself.
+    #[serde(skip_serializing_if = "is_offered")]
+    pub web_tls: WebTls,
+}
+
+fn is_offered(tls: &WebTls) -> bool {
+    *tls == WebTls::Offered
 }
 
 impl Default for Listen {
@@ -78,6 +92,7 @@ impl Default for Listen {
             read_only: None,
             link: any(6433),
             web: SocketAddr::from(([127, 0, 0, 1], 6434)),
+            web_tls: WebTls::default(),
         }
     }
 }
@@ -120,7 +135,11 @@ impl Config {
                 path.display()
             )
         })?;
-        let file = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        let file: ConfigFile =
+            toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        for receiver in &file.notify {
+            receiver.check().with_context(|| format!("in {}", path.display()))?;
+        }
         let dir = std::fs::canonicalize(dir)?;
         Ok(Self { dir, file })
     }

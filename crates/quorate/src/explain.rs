@@ -2,24 +2,30 @@
 //! the writer leads to. And what an administrator should think about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use quorate_agent::view::{ClusterStatus, Member};
 use quorate_core::because::list;
+use quorate_core::contract::Action;
 use quorate_core::document::{Document, Level};
 use quorate_core::gateway::{Consistency, ReadFrom, SynchronousCommit, Tls};
 use quorate_core::lease::LeaseTiming;
 use quorate_core::state::NodeKind;
 use quorate_core::status::{Doing, StandbyLink};
+use quorate_core::words::{bytes, seconds};
 use quorate_core::{NodeId, Policy, Rule};
 use serde::Serialize;
 
-use crate::cli::operate::serving;
-use crate::cli::show::bytes;
+use crate::cli::operate::{self, serving};
 
 /// Bytes of log below which a standby counts as current.
 const CURRENT_BYTES: u64 = 64 * 1024;
 /// Milliseconds without log that it should have below which it counts as current.
 const LATE_MS: u64 = 1000;
+/// Names that a sentence lists: with more it could not be read.
+const NAMES_MAX: usize = 9;
+/// Copies of which a sentence says how late they are.
+const LATE_MAX: usize = 3;
 
 /// The four sentences, and what to think about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,11 +70,16 @@ pub fn rule_words(rule: &Rule) -> String {
 fn writes(status: &ClusterStatus, document: &Document) -> String {
     let held = match document.gateway.hold_ms {
         0 => "what is sent meanwhile fails at once".to_owned(),
-        ms => format!("gateways hold what is sent meanwhile, for up to {}", seconds(ms)),
+        ms => format!("gateways hold what is sent meanwhile, for up to {}", time(ms)),
     };
-    match (serving(status), status.writer) {
+    let heard = |w: NodeId| status.nodes.get(&w).is_some_and(operate::is_heard);
+    match (operate::writes(status), status.writer) {
         (Some(writer), _) => format!(
             "Writes go to {writer}, the writer of term {}, whichever node's gateway they come through.",
+            status.term
+        ),
+        (None, Some(writer)) if !heard(writer) => format!(
+            "Nobody is known to take writes: {writer}, the writer of term {}, is not heard; {held}.",
             status.term
         ),
         (None, Some(writer)) => format!(
@@ -94,48 +105,101 @@ fn copies(status: &ClusterStatus, document: &Document) -> String {
     } else {
         format!("a commit is acknowledged once {} {what}", rules.join(", and "))
     };
-    let Some(writer) = serving(status) else {
+    let Some(writer) = operate::writes(status) else {
         return format!("Nothing is copied at this moment; with a writer, {enough}.");
     };
     let links = links(status, writer);
     if links.is_empty() {
         return format!("{writer} streams its log to nobody; {enough}.");
     }
-    let late: Vec<String> =
-        links.iter().filter_map(|(n, link)| late(status, writer, *n, link)).collect();
+    let mut late: Vec<(u64, String)> = links.keys().filter_map(|n| late(status, *n)).collect();
+    if late.len() > LATE_MAX {
+        late.sort_by_key(|(ms, _)| std::cmp::Reverse(*ms));
+    }
+    let more = late.len().saturating_sub(LATE_MAX);
+    let mut late: Vec<String> = late.into_iter().take(LATE_MAX).map(|(_, told)| told).collect();
+    late.extend((more > 0).then(|| format!("and {more} more are late")));
     let late = if late.is_empty() { String::new() } else { format!(" ({})", late.join(", ")) };
-    format!("{writer} streams its log to {}{late}; {enough}.", list(links.keys()))
+    let mut cascaded: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+    for (name, member) in &status.nodes {
+        if let Some((by, _)) = member.status.as_ref().and_then(|s| s.cascaded()) {
+            cascaded.entry(by).or_default().push(*name);
+        }
+    }
+    let cascaded = cascaded.into_iter().map(|(by, names)| (by, some(names)));
+    let cascaded: String =
+        cascaded.map(|(by, names)| format!(", and by way of {by} to {names}")).collect();
+    format!("{writer} streams its log to {}{cascaded}{late}; {enough}.", some(links.into_keys()))
 }
 
-/// What a standby lacks, when that is worth a word.
-fn late(
-    status: &ClusterStatus,
-    writer: NodeId,
-    node: NodeId,
-    link: &StandbyLink,
-) -> Option<String> {
-    let server = |n: &NodeId| status.nodes.get(n)?.status.as_ref()?.server.as_ref();
-    let lag = server(&writer)?.flushed.bytes_since(server(&node)?.replayed);
-    match (lag > CURRENT_BYTES, link.late_ms >= LATE_MS) {
-        (true, true) => Some(format!(
-            "{node} is {} behind, and has lacked log for {} s",
-            bytes(lag),
-            link.late_ms / 1000
-        )),
-        (true, false) => Some(format!("{node} is {} behind", bytes(lag))),
-        (false, true) => Some(format!("{node} has lacked log for {} s", link.late_ms / 1000)),
-        (false, false) => None,
+/// Names in a sentence, as people count: n2 before n10. Of many the first, and how many more.
+fn some(names: impl IntoIterator<Item = NodeId>) -> String {
+    let mut names: Vec<NodeId> = names.into_iter().collect();
+    names.sort_by_cached_key(|name| by_number(*name));
+    let names: Vec<String> = names.into_iter().map(|n| n.to_string()).collect();
+    few(names)
+}
+
+/// So many of some words that they can be read.
+fn few(mut words: Vec<String>) -> String {
+    if words.len() > NAMES_MAX {
+        let more = words.len() - (NAMES_MAX - 1);
+        words.truncate(NAMES_MAX - 1);
+        words.push(format!("{more} more"));
     }
+    list(&words)
+}
+
+/// The order in which people count names.
+pub fn by_number(name: NodeId) -> impl Ord {
+    let name = name.as_str();
+    let word = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    (word.to_owned(), name[word.len()..].parse::<u64>().unwrap_or_default(), name.to_owned())
+}
+
+/// How late a standby is and what it lacks, when that is worth a word, and why.
+fn late(status: &ClusterStatus, node: NodeId) -> Option<(u64, String)> {
+    let member = status.nodes.get(&node)?;
+    let lag = member.lag?;
+    let mut words = Vec::new();
+    if lag.bytes > CURRENT_BYTES {
+        words.push(format!("is {} behind", bytes(lag.bytes)));
+    }
+    if lag.replay_ms >= LATE_MS {
+        let more = if lag.or_more { " or more" } else { "" };
+        words.push(format!("shows what was {}{more} ago", time(lag.replay_ms)));
+    }
+    let because = member.late_because.as_ref().filter(|_| !words.is_empty());
+    words.extend(because.map(|b| b.evidence.clone()));
+    (!words.is_empty()).then(|| (lag.replay_ms, format!("{node} {}", words.join(", "))))
 }
 
 fn reads(status: &ClusterStatus, document: &Document) -> String {
     let gateway = &document.gateway;
+    let serving = |(n, m): &(&NodeId, &Member)| status.writer != Some(**n) && is_replica(m);
     let replicas: BTreeSet<NodeId> = status
         .nodes
         .iter()
-        .filter(|(n, m)| status.writer != Some(**n) && is_replica(m))
+        .filter(serving)
+        .filter(|(_, m)| m.role.serves_anybody() && !is_withheld(m))
         .map(|(n, _)| *n)
         .collect();
+    let late = status.nodes.iter().filter(|(_, m)| is_replica(m) && is_withheld(m));
+    let late: Vec<NodeId> = late.map(|(n, _)| *n).collect();
+    let late = match late.len() {
+        0 => String::new(),
+        1 => format!("; {} gets none, because its contract is broken", some(late)),
+        _ => format!("; {} get none, because their contracts are broken", some(late)),
+    };
+    let special = status.nodes.iter().filter(serving).filter(|(_, m)| !m.role.serves_anybody());
+    let special: Vec<String> = special
+        .filter(|(_, m)| m.role.serves())
+        .map(|(n, m)| format!("{n} ({})", m.role))
+        .collect();
+    let special = match special.len() {
+        0 => String::new(),
+        _ => format!("; {} only what asks for that role", few(special)),
+    };
     let free = "a session may ask for another level (SET quorate.consistency)";
     if !gateway.split {
         return "All reads go to the writer: gateway.split is off.".to_owned();
@@ -144,7 +208,9 @@ fn reads(status: &ClusterStatus, document: &Document) -> String {
         return format!("Reads go to the writer and see every commit acknowledged before; {free}.");
     }
     if replicas.is_empty() {
-        return format!("Reads go to the writer, since no replica may answer now; {free}.");
+        return format!(
+            "Reads go to the writer, since no replica may answer now{late}{special}; {free}."
+        );
     }
     let fresh = match gateway.consistency {
         Consistency::Strong | Consistency::ReadYourWrites => {
@@ -155,19 +221,30 @@ fn reads(status: &ClusterStatus, document: &Document) -> String {
             "as far as these have what the session and its token have seen".to_owned()
         }
         Consistency::Bounded => {
-            format!("as far as these are at most {} behind", seconds(gateway.max_staleness_ms))
+            format!("as far as these are at most {} behind", time(gateway.max_staleness_ms))
         }
         Consistency::Eventual => "whatever these have".to_owned(),
     };
     let otherwise = match gateway.read_from {
         ReadFrom::Replica => "otherwise they wait",
         ReadFrom::Writer | ReadFrom::Prefer | ReadFrom::Nearest => "otherwise to the writer",
+        ReadFrom::Ha
+        | ReadFrom::Read
+        | ReadFrom::Reporting
+        | ReadFrom::Analytics
+        | ReadFrom::Dr => "otherwise they wait",
     };
     format!(
-        "Reads go to {}, {fresh}, and {otherwise}; a replica more than {} behind gets none, and {free}.",
-        list(&replicas),
-        seconds(gateway.max_lag_ms)
+        "Reads go to {}, {fresh}, and {otherwise}; a replica more than {} behind gets none{late}{special}, and {free}.",
+        some(replicas),
+        time(gateway.max_lag_ms)
     )
+}
+
+/// Whether reads are kept away from it because it is later than agreed.
+fn is_withheld(member: &Member) -> bool {
+    member.contract.action == Action::RouteToWriter
+        && member.lag.is_some_and(|lag| lag.broken_ms.is_some())
 }
 
 fn failure(status: &ClusterStatus) -> String {
@@ -177,13 +254,13 @@ fn failure(status: &ClusterStatus) -> String {
     if status.paused {
         return format!("If {writer} fails nothing happens by itself: automation is paused.");
     }
-    let lease = seconds(LeaseTiming::default().length.as_millis() as u64);
+    let lease = seconds(LeaseTiming::default().length);
     let others = status.candidates.iter().filter(|c| c.node != writer);
     match others.clone().find(|c| c.eligible) {
         Some(next) => {
             let able: Vec<NodeId> = others.filter(|c| c.eligible).map(|c| c.node).collect();
             let unless = if able.len() > 1 {
-                format!(", or whoever of {} has the longest log then,", list(&able))
+                format!(", or whoever of {} has the longest log then,", some(able))
             } else {
                 String::new()
             };
@@ -238,6 +315,19 @@ fn worries(status: &ClusterStatus, document: &Document) -> Vec<String> {
         let named = zone.map_or("no zone is named".to_owned(), |z| format!("zone {z}"));
         worries.push(format!("all copies stand in one place as far as is known ({named})"));
     }
+    for (name, member) in &status.nodes {
+        let Some(lag) = member.lag.filter(|lag| lag.broken_ms.is_some()) else { continue };
+        let (limits, late) = (member.contract.words(), time(lag.replay_ms));
+        let recovers = member.contract.recovers(Duration::from_millis(lag.replay_ms), lag.bytes);
+        if let Some(recovers) = recovers {
+            worries.push(format!("{name} {recovers} ({limits}): what it shows is {late} late"));
+            continue;
+        }
+        worries.push(format!(
+            "{name} breaks its contract ({limits}): what it shows is {late} late{}",
+            member.late_because.as_ref().map_or(String::new(), |c| format!("; {}", c.evidence)),
+        ));
+    }
     if document.gateway.tls != Tls::Required {
         worries.push("clients may connect without TLS (gateway.tls = \"required\")".to_owned());
     }
@@ -257,6 +347,10 @@ fn links(status: &ClusterStatus, writer: NodeId) -> BTreeMap<NodeId, StandbyLink
     word.map(|w| w.standbys.clone()).unwrap_or_default()
 }
 
+fn time(ms: u64) -> String {
+    seconds(Duration::from_millis(ms))
+}
+
 fn is_replica(member: &Member) -> bool {
     let Some(word) = &member.status else { return false };
     !member.gone
@@ -264,99 +358,16 @@ fn is_replica(member: &Member) -> bool {
         && word.server.as_ref().is_some_and(|server| server.reads)
 }
 
-fn seconds(ms: u64) -> String {
-    match ms {
-        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
-        _ if ms > 1000 && ms.is_multiple_of(100) => format!("{}.{} s", ms / 1000, ms / 100 % 10),
-        _ => format!("{ms} ms"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use quorate_core::authority::{Authority, Phase};
-    use quorate_core::candidates::Candidate;
-    use quorate_core::document::{Role, Timing};
-    use quorate_core::state::Node;
-    use quorate_core::status::{NodeStatus, ServerStatus, WriterStatus};
-    use quorate_core::{Because, Lsn, Term};
+    use quorate_core::Because;
+    use quorate_core::authority::Phase;
+    use quorate_core::document::Timing;
+    use quorate_core::lag::{Cause, CauseKind};
+    use quorate_core::status::Lag;
 
     use super::*;
-
-    fn node(name: &str) -> NodeId {
-        NodeId::new(name).unwrap()
-    }
-
-    fn nodes(names: &[&str]) -> BTreeSet<NodeId> {
-        names.iter().map(|n| node(n)).collect()
-    }
-
-    fn member(name: &str, doing: Doing, zone: &str) -> Member {
-        let server = ServerStatus {
-            flushed: Lsn(1 << 30),
-            replayed: Lsn(1 << 30),
-            reads: doing == Doing::Following,
-            ..ServerStatus::default()
-        };
-        let status = NodeStatus { doing, server: Some(server), ..NodeStatus::new(node(name)) };
-        Member {
-            node: Node {
-                kind: NodeKind::Data,
-                link: String::new(),
-                gateway: String::new(),
-                web: String::new(),
-                zone: zone.to_owned(),
-            },
-            role: Role::Ha,
-            heard_ms: Some(10),
-            gone: false,
-            status: Some(status),
-        }
-    }
-
-    fn candidate(name: &str, eligible: bool, because: &str) -> Candidate {
-        Candidate { node: node(name), eligible, because: because.to_owned() }
-    }
-
-    /// n1 writes, n2 and n3 follow, each in a zone of its own.
-    fn good() -> ClusterStatus {
-        let mut members: BTreeMap<NodeId, Member> = [
-            (node("n1"), member("n1", Doing::Writing, "a")),
-            (node("n2"), member("n2", Doing::Following, "b")),
-            (node("n3"), member("n3", Doing::Following, "c")),
-        ]
-        .into();
-        let link = StandbyLink::default();
-        let writer = WriterStatus {
-            term: Term(3),
-            serving: true,
-            standbys: [(node("n2"), link), (node("n3"), link)].into(),
-            ..WriterStatus::default()
-        };
-        if let Some(status) = members.get_mut(&node("n1")).and_then(|m| m.status.as_mut()) {
-            status.writer = Some(writer);
-        }
-        let cohort = nodes(&["n1", "n2", "n3"]);
-        let rule = Rule { generation: 4, cohort, policy: Policy::Copies(2) };
-        ClusterStatus {
-            cluster_id: "c".to_owned(),
-            me: node("n1"),
-            at: 0,
-            term: Term(3),
-            phase: Phase::Serving,
-            writer: Some(node("n1")),
-            leader: Some(node("n2")),
-            voters: nodes(&["n1", "n2", "n3"]),
-            paused: false,
-            because: Because::new("serving", "n1 writes in term 3"),
-            document_version: 1,
-            authority: Authority { rules: vec![rule], ..Authority::default() },
-            candidates: vec![candidate("n2", true, "follows"), candidate("n3", true, "follows")],
-            warnings: Vec::new(),
-            breaches: Vec::new(),
-            nodes: members,
-        }
-    }
+    use crate::fixture::{candidate, good, node};
 
     fn careful() -> Document {
         let mut document = Document::default();
@@ -398,10 +409,10 @@ mod tests {
         if let Some(word) = status.nodes.get_mut(&node("n1")).and_then(|m| m.status.as_mut()) {
             let writer = word.writer.as_mut().unwrap();
             writer.standbys.remove(&node("n3"));
-            writer.standbys.get_mut(&node("n2")).unwrap().late_ms = 2345;
         }
-        let n2 = status.nodes.get_mut(&node("n2")).unwrap().status.as_mut().unwrap();
-        n2.server.as_mut().unwrap().replayed = Lsn((1 << 30) - (3 << 20));
+        let n2 = status.nodes.get_mut(&node("n2")).unwrap();
+        n2.lag = Some(Lag { replay_ms: 2345, bytes: 3 << 20, ..Lag::default() });
+        n2.late_because = Some(Cause { kind: CauseKind::Replay, evidence: "busy".to_owned() });
         let n3 = status.nodes.get_mut(&node("n3")).unwrap();
         n3.gone = true;
         status.candidates[1] = candidate("n3", false, "not heard");
@@ -409,11 +420,23 @@ mod tests {
     }
 
     #[test]
+    fn many_nodes_are_a_few_names_and_a_number() {
+        let picture = crate::page::fixture::huge();
+        let told = explain(&picture.status, &careful());
+        let copies = "n1 streams its log to n2, n3, n4, n5, n6, n12, n14, n15 and 26 more, and by way of \
+                      n2 to n8, n9, n10, n38 and n44 (n17 ";
+        assert!(told.copies.starts_with(copies), "{}", told.copies);
+        assert!(told.copies.contains(" more are late); a commit"), "{}", told.copies);
+        let all = told.writes.len() + told.copies.len() + told.reads.len() + told.failure.len();
+        assert!(all < 2000, "{all} bytes");
+    }
+
+    #[test]
     fn a_degraded_cluster() {
         let told = explain(&degraded(), &careful());
         assert_eq!(
             told.copies,
-            "n1 streams its log to n2 (n2 is 3.0 MB behind, and has lacked log for 2 s); a commit is \
+            "n1 streams its log to n2 (n2 is 3.0 MB behind, shows what was 2.3 s ago, busy); a commit is \
              acknowledged once 2 of n1, n2 and n3 have it on disk."
         );
         assert!(told.reads.starts_with("Reads go to n2, as far"), "{}", told.reads);
@@ -432,6 +455,20 @@ mod tests {
             explain(&paused, &careful()).failure,
             "If n1 fails nothing happens by itself: automation is paused."
         );
+    }
+
+    #[test]
+    fn a_writer_that_is_not_heard_is_not_said_to_write() {
+        let mut status = good();
+        let writer = status.writer.unwrap();
+        status.nodes.get_mut(&writer).unwrap().gone = true;
+        let told = explain(&status, &careful());
+        assert_eq!(
+            told.writes,
+            "Nobody is known to take writes: n1, the writer of term 3, is not heard; gateways hold \
+             what is sent meanwhile, for up to 10 s."
+        );
+        assert!(told.copies.starts_with("Nothing is copied"), "{}", told.copies);
     }
 
     #[test]

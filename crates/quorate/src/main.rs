@@ -6,19 +6,40 @@
 mod api;
 mod cli;
 mod config;
+mod ddl;
 mod drill;
 mod explain;
+#[cfg(test)]
+mod fixture;
 mod http;
+mod metrics;
+mod notify;
+mod page;
 mod ports;
+mod review;
 mod tls;
 mod world;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, DdlCommand};
+
+/// Ends quietly when whoever reads the output has left, as in `quorate events | head`: the standard
+/// library panics then.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>();
+        if text.is_some_and(|t| t.contains("failed printing to") && t.contains("Broken pipe")) {
+            std::process::exit(0);
+        }
+        usual(info);
+    }));
+}
 
 fn main() -> ExitCode {
+    end_with_the_reader();
     let cli = Cli::parse();
     // The store holds the cluster's private key: nothing we make is for others unless we say so.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -61,7 +82,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Join(args) => cli::cluster::join(global, args).await,
         Command::Run => cli::run::run(global).await,
         Command::Status { watch } => cli::show::status(global, watch).await,
+        Command::Top { once } => cli::top::top(global, once).await,
         Command::Explain { long } => cli::show::explain(global, long).await,
+        Command::Alerts { command } => cli::alerts::alerts(global, command).await,
         Command::Events { last, follow } => cli::show::events(global, last, follow).await,
         Command::Switchover { to, wait } => cli::operate::switchover(global, to, wait).await,
         Command::Failover { to, allow_loss, wait } => {
@@ -77,7 +100,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Standalone { yes } => cli::operate::standalone(global, yes).await,
         Command::Recover(args) => cli::recover::recover(global, args).await,
         Command::Config { command } => cli::config::config(global, command).await,
+        Command::Backfill(args) => cli::backfill::backfill(global, args).await,
+        Command::Delayed { command } => cli::delayed::delayed(global, command).await,
+        Command::Ddl { command: DdlCommand::Check { file } } => {
+            cli::ddl::check(global, &file).await
+        }
         Command::Drill(args) => cli::drill::drill(global, args).await,
+        Command::Slots(args) => cli::slots::slots(global, args).await,
+        Command::Review { strict } => cli::review::review(global, strict).await,
+        Command::Validate { name } => cli::validate::validate(global, name).await,
+        Command::Metrics { what } => cli::show::metrics(global, what).await,
         Command::Plan(args) => cli::plan::plan(global, &args),
         Command::Ca => cli::run::print_ca(global),
         Command::Token { minutes } => cli::operate::token(global, minutes).await,

@@ -1,6 +1,6 @@
 //! The cluster as the gateway of this node sees it.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 
 use quorate_agent::Node;
 use quorate_core::authority::{Authority, Phase};
-use quorate_core::status::Doing;
-use quorate_core::{Lsn, NodeId, Term};
+use quorate_core::contract::Action;
+use quorate_core::document::Document;
+use quorate_core::lag::Ends;
+use quorate_core::slots::DiskLevel;
+use quorate_core::status::{Doing, Lag};
+use quorate_core::{Lsn, NodeId, State, Term};
 use quorate_gateway::remote;
 use quorate_gateway::{
-    BoxStream, Fate, Local, Made, Replica, Role, Token, Transaction, View, Writer,
+    Alive, BoxStream, Broken, Distance, Fate, Local, Made, Replica, Role, Token, Transaction, View,
+    Writer,
 };
 use quorate_link::{Kind, clock};
 use quorate_replication::Level;
@@ -24,8 +29,6 @@ use tokio::sync::{Semaphore, watch};
 const VIEW_EVERY: Duration = Duration::from_millis(100);
 /// Pause between two looks at a transaction that is still running.
 const FATE_POLL: Duration = Duration::from_millis(5);
-/// Positions of the writer that are remembered, to tell how old a replica's position is.
-const MARKS_MAX: usize = 3_000;
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -39,37 +42,11 @@ pub struct Cluster {
     senders: Arc<Semaphore>,
 }
 
-/// Where the writer was when, as far as this node heard: newest last.
+/// Where the writer's log ended when, as far as this node heard.
 #[derive(Default)]
 struct Marks {
     term: Term,
-    marks: VecDeque<(Instant, Lsn)>,
-}
-
-impl Marks {
-    /// Takes note of the writer's position.
-    fn note(&mut self, term: Term, at: Instant, lsn: Lsn) {
-        if self.term != term {
-            self.term = term;
-            self.marks.clear();
-        }
-        match self.marks.back_mut() {
-            // Where it has not moved, the newest word of it is what counts.
-            Some((then, last)) if *last == lsn => *then = at.max(*then),
-            Some((_, last)) if *last > lsn => {}
-            _ => self.marks.push_back((at, lsn)),
-        }
-        if self.marks.len() > MARKS_MAX {
-            self.marks.pop_front();
-        }
-    }
-
-    /// How old what has been replayed up to `lsn` is at the most.
-    fn age(&self, lsn: Lsn, now: Instant) -> Option<Duration> {
-        let known = self.marks.partition_point(|(_, mark)| *mark <= lsn);
-        let (at, _) = self.marks.get(known.checked_sub(1)?)?;
-        Some(now.saturating_duration_since(*at))
-    }
+    ends: Ends,
 }
 
 impl Cluster {
@@ -126,15 +103,21 @@ impl Cluster {
         let document = state.document();
         let mut wanted = document.gateway.clone();
         wanted.synchronous_commit_floor = document.synchronous_commit_floor();
+        let distance = |node| self.distance(&state, node);
         View {
+            writer_distance: writer.map(|writer| distance(writer.node)),
             acknowledged: writer.and_then(|writer| self.acknowledged_by(writer)),
             made: Made(made),
             cluster: state.cluster_id.clone(),
             term: authority.term,
             writer,
             because,
-            replicas: self.replicas(authority),
+            replicas: self.replicas(&state, &document),
             ends: ends(authority),
+            full: writer.and_then(|writer| self.full(writer)),
+            broken_slots: broken_slots(&state),
+            unjudged_slots: Arc::new(quorate_agent::slots::unjudged(&state)),
+            consumers_wait: self.consumers_wait(authority, &document),
             wanted: Arc::new(wanted),
         }
     }
@@ -169,6 +152,17 @@ impl Cluster {
         }
     }
 
+    /// Why a writer takes no writes although it serves: the disk of its log is short.
+    fn full(&self, writer: Writer) -> Option<Arc<str>> {
+        let parts = &self.node.parts;
+        let disk = match writer.here {
+            true => self.node.slots.disk()?,
+            false => parts.health.status_of(writer.node)?.disk?,
+        };
+        (disk.level == DiskLevel::Full)
+            .then(|| format!("On {}: {}.", writer.node, disk.because.sentence).into())
+    }
+
     /// Up to where a commit set holds what a writer has written.
     fn acknowledged_by(&self, writer: Writer) -> Option<Lsn> {
         let parts = &self.node.parts;
@@ -180,29 +174,68 @@ impl Cluster {
         word.filter(|word| word.term == writer.term).and_then(|word| word.safe)
     }
 
-    fn replicas(&self, authority: &Authority) -> Vec<Replica> {
+    /// How far away a node is.
+    fn distance(&self, state: &State, node: NodeId) -> Distance {
+        let me = self.node.parts.me;
+        let zone = |node: NodeId| state.nodes.get(&node).map(|n| n.zone.as_str());
+        match (node == me, zone(node) == zone(me)) {
+            (true, _) => Distance::Here,
+            (false, true) => Distance::Zone,
+            (false, false) => Distance::Far,
+        }
+    }
+
+    /// Whether a replica is late whose contract wants logical consumers to wait for it.
+    fn consumers_wait(&self, authority: &Authority, document: &Document) -> bool {
+        let status = authority.writer.and_then(|w| self.node.parts.health.status_of(w));
+        let Some(word) = status.and_then(|s| s.writer) else { return false };
+        let broken = |(node, lag): (&NodeId, &Lag)| {
+            lag.broken_ms.is_some()
+                && document.node(*node).contract().action == Action::PauseConsumers
+        };
+        word.term == authority.term && word.lags.iter().any(broken)
+    }
+
+    fn replicas(&self, state: &State, document: &Document) -> Vec<Replica> {
         let parts = &self.node.parts;
-        let now = Instant::now();
+        let authority = &state.authority;
+        let now = clock::now();
         let peers = parts.health.peers();
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((term, end, at)) = authority.writer.and_then(|w| parts.health.log_end(w))
             && term == authority.term
-            && let Some(at) = now.checked_sub(clock::now().since(at))
         {
-            marks.note(term, at, end);
+            if marks.term != term {
+                *marks = Marks { term, ends: Ends::default() };
+            }
+            marks.ends.note(end, at);
         }
+        let word = authority.writer.and_then(|w| peers.get(&w)?.status.as_ref()?.writer.as_ref());
+        let lags = word.filter(|w| w.term == authority.term).map(|w| &w.lags);
         let mut replicas = Vec::new();
         for (node, peer) in &peers {
             let Some(status) = &peer.status else { continue };
             let Some(server) = &status.server else { continue };
             let here = *node == parts.me;
-            let open = if here { parts.reads.term().is_some() } else { server.reads };
-            // Only one that follows is known to be on the writer's history (R4).
+            let admitted =
+                || parts.database.as_ref().is_some_and(|d| d.is_admitted(authority.term));
+            // Only one that was admitted in this term is known to be on the writer's history (R4): who
+            // asks for log may have some that no other node has.
+            let open = match here {
+                true => parts.reads.term().is_some() && admitted(),
+                false => server.reads,
+            };
             let follows = status.doing == Doing::Following && status.term == authority.term;
             if !open || !server.in_recovery || !follows {
                 continue;
             }
-            let age = marks.age(server.replayed, now);
+            let spec = document.node(*node);
+            if !spec.role.serves() {
+                continue;
+            }
+            let age = marks.ends.age(server.replayed, now);
+            let lag = lags.and_then(|l| l.get(node)).filter(|lag| lag.broken_ms.is_some());
+            let distance = self.distance(state, *node);
             replicas.push(Replica {
                 node: *node,
                 here,
@@ -210,7 +243,14 @@ impl Cluster {
                 term: status.term,
                 incarnation: server.started_us,
                 behind_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64 + 1),
-                near: here,
+                distance,
+                role: spec.role,
+                weight: spec.weight,
+                broken: lag.map(|lag| {
+                    let contract = spec.contract();
+                    let (action, limits) = (contract.action, contract.words());
+                    Broken { action, late_ms: lag.replay_ms, limits }
+                }),
             });
         }
         replicas
@@ -270,6 +310,12 @@ fn first_reused(authority: &Authority, term: Term) -> Option<u64> {
     later.map(|r| r.next_xid).try_fold(u64::MAX, |least, next| Some(least.min(next?)))
 }
 
+/// Slots whose consumers lack something that nobody has acknowledged.
+fn broken_slots(state: &State) -> Arc<BTreeMap<String, String>> {
+    let gaps = quorate_agent::slots::gaps(state).into_iter();
+    Arc::new(gaps.map(|(name, gap)| (name, format!("{}.", gap.because.sentence))).collect())
+}
+
 /// Where each reign ended: where the next one left it, and no later than any after that.
 fn ends(authority: &Authority) -> Vec<(Term, Lsn)> {
     let reigns = &authority.reigns;
@@ -299,12 +345,20 @@ impl quorate_gateway::World for Cluster {
     fn local(&self) -> Option<Local> {
         let database = self.node.parts.database.as_ref()?;
         let line = database.server.lifeline();
+        let alive: Alive = match line.filter(|line| line.is_exact()) {
+            Some(line) => Arc::new(move || line.is_alive()),
+            // Its pipe is found a moment later, or must not be seen: then the process has to do.
+            None => {
+                let database = Arc::clone(database);
+                Arc::new(move || database.server.lifeline().is_some_and(|l| l.is_alive()))
+            }
+        };
         Some(Local {
             socket: database.options.socket(),
             gate: Arc::clone(&self.node.parts.gate),
             reads: Arc::clone(&self.node.parts.reads),
             clock: clock::now,
-            alive: Some(Arc::new(move || line.as_ref().is_some_and(|l| l.is_alive()))),
+            alive: Some(alive),
             senders: Arc::clone(&self.senders),
         })
     }

@@ -80,8 +80,15 @@ pub struct Heard {
     pub at: Positions,
     /// How long ago it said anything. An idle standby says so each second.
     pub silent: Duration,
-    /// How far it is behind what is flushed on the writer, on its own disk.
-    pub behind: Behind,
+}
+
+/// How far a node is behind what is flushed on the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lagging {
+    /// On its disk.
+    pub disk: Behind,
+    /// In what it shows.
+    pub replay: Behind,
 }
 
 /// Collects positions and releases what a commit set holds. Cheap; shared by all links of a writer.
@@ -103,6 +110,8 @@ struct Inner {
     /// Where that was when.
     ends: Ends,
     links: BTreeMap<NodeId, Link>,
+    /// Where a node was when its last link of this term ended.
+    left: BTreeMap<NodeId, Positions>,
     /// The highest positions of this term, kept through a fence.
     held: [Option<Lsn>; 3],
     next_token: u64,
@@ -218,23 +227,39 @@ impl Aggregator {
 
     /// Everything the aggregator knows.
     pub fn snapshot(&self) -> Snapshot {
-        let mut inner = self.lock();
-        let now = self.now();
-        if let Some(own) = inner.own {
-            // While nothing is written, that is news, too.
-            inner.ends.note(own, now);
-        }
-        let word = |link: &Link| {
-            let at = link.positions?;
-            let behind = inner.ends.behind(at.flush, now);
-            Some(Heard { at, silent: link.heard.elapsed(), behind })
-        };
+        let inner = self.lock();
+        let word = |link: &Link| Some(Heard { at: link.positions?, silent: link.heard.elapsed() });
         Snapshot {
             quorum: self.quorum(),
             rule_generation: inner.rule.as_ref().map(|r| r.generation),
             own: inner.own,
             links: inner.links.iter().map(|(&n, link)| (n, word(link))).collect(),
         }
+    }
+
+    /// How late nodes are, attached or not: one without a link is where it says itself, for it may
+    /// follow another node, or else where its last link ended, or where this reign began. `None`
+    /// before anything is known of this writer's log.
+    pub fn lags(
+        &self,
+        nodes: impl IntoIterator<Item = (NodeId, Option<Positions>)>,
+    ) -> Option<BTreeMap<NodeId, Lagging>> {
+        let mut inner = self.lock();
+        let now = self.now();
+        // While nothing is written, that is news, too.
+        let own = inner.own?;
+        inner.ends.note(own, now);
+        let inner = &*inner;
+        let at = |node: &NodeId, told: Option<Positions>| {
+            let link = inner.links.get(node).and_then(|l| l.positions);
+            link.or(told).or_else(|| inner.left.get(node).copied()).unwrap_or_default()
+        };
+        let lagging = |at: Positions| Lagging {
+            disk: inner.ends.behind(at.flush, now),
+            replay: inner.ends.behind(at.apply, now),
+        };
+        let nodes = nodes.into_iter();
+        Some(nodes.map(|(node, told)| (node, lagging(at(&node, told)))).collect())
     }
 
     fn now(&self) -> Moment {
@@ -317,7 +342,8 @@ impl Drop for LinkGuard {
     fn drop(&mut self) {
         let mut inner = self.aggregator.lock();
         if inner.links.get(&self.node).is_some_and(|l| l.token == self.token) {
-            inner.links.remove(&self.node);
+            let link = inner.links.remove(&self.node);
+            inner.left.extend(link.and_then(|l| l.positions).map(|at| (self.node, at)));
             // What a commit set held stays held; the next position needs the remaining copies.
             self.aggregator.release(&mut inner);
         }

@@ -23,7 +23,7 @@ pub mod serve;
 pub mod stream;
 pub mod virtual_standby;
 
-pub use aggregator::{Aggregator, Heard, Level, LinkGuard, Positions, Quorum, Snapshot};
+pub use aggregator::{Aggregator, Heard, Lagging, Level, LinkGuard, Positions, Quorum, Snapshot};
 pub use error::Error;
 pub use quorate_wire::Retry;
 pub use relay_socket::{RelayOptions, RelaySocket, Target};

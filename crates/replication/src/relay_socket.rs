@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quorate_core::TimelineId;
+use quorate_core::{Lsn, TimelineId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -24,8 +24,11 @@ pub trait Target: Send + Sync {
     /// Opens one tunnel. Dropping the future gives up.
     fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>>;
 
-    /// Through an open tunnel the local walreceiver asks for the log of this timeline.
-    fn asked(&self, _timeline: TimelineId) {}
+    /// Through an open tunnel the local walreceiver asks for the log of this timeline, from this
+    /// position on. It has its answer after this: an error ends the tunnel instead.
+    fn asked(&self, _timeline: TimelineId, _from: Lsn) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Where the socket is and whose it is.
@@ -46,6 +49,7 @@ pub struct RelaySocket {
     path: PathBuf,
     aim: watch::Sender<Aim>,
     live: watch::Sender<usize>,
+    held: watch::Sender<usize>,
     accepting: JoinHandle<()>,
 }
 
@@ -72,9 +76,10 @@ impl RelaySocket {
         let doing = "making the socket that the local walreceiver connects to";
         let (listener, path) = listen(options).map_err(Error::io(doing))?;
         let aim = watch::Sender::new(Aim::default());
-        let live = watch::Sender::new(0);
-        let accepting = tokio::spawn(accept(listener, aim.subscribe(), live.clone()));
-        Ok(Self { path, aim, live, accepting })
+        let (live, held) = (watch::Sender::new(0), watch::Sender::new(0));
+        let counts = (live.clone(), held.clone());
+        let accepting = tokio::spawn(accept(listener, aim.subscribe(), counts));
+        Ok(Self { path, aim, live, held, accepting })
     }
 
     /// The socket file.
@@ -100,6 +105,16 @@ impl RelaySocket {
     /// Number of tunnels that are open or being opened; held connections are not counted.
     pub fn live(&self) -> watch::Receiver<usize> {
         self.live.subscribe()
+    }
+
+    /// Whether there is a target, and nobody who is led to it.
+    pub fn is_unused(&self) -> bool {
+        self.aim.borrow().target.is_some() && *self.live.borrow() == 0 && *self.held.borrow() == 0
+    }
+
+    /// Whether a connection is held for want of a target.
+    pub fn holds(&self) -> bool {
+        *self.held.borrow() > 0
     }
 }
 
@@ -130,14 +145,17 @@ fn listen(options: &RelayOptions) -> io::Result<(UnixListener, PathBuf)> {
     Ok((listener, path))
 }
 
-async fn accept(listener: UnixListener, aim: watch::Receiver<Aim>, live: watch::Sender<usize>) {
+/// Counts of tunnels, and of connections that are held.
+type Counts = (watch::Sender<usize>, watch::Sender<usize>);
+
+async fn accept(listener: UnixListener, aim: watch::Receiver<Aim>, counts: Counts) {
     let mut connections = JoinSet::new();
     let rest = Arc::new(Rest::default());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) if connections.len() < limits::RELAY_CONNECTIONS_MAX => {
-                    connections.spawn(relay(client, aim.clone(), live.clone(), Arc::clone(&rest)));
+                    connections.spawn(relay(client, aim.clone(), counts.clone(), Arc::clone(&rest)));
                 }
                 Ok(_) => tracing::warn!("too many connections on the replication socket"),
                 Err(error) => {
@@ -154,13 +172,14 @@ async fn accept(listener: UnixListener, aim: watch::Receiver<Aim>, live: watch::
 async fn relay(
     mut client: UnixStream,
     mut aim: watch::Receiver<Aim>,
-    live: watch::Sender<usize>,
+    (live, held): Counts,
     rest: Arc<Rest>,
 ) {
     let mut early = Vec::new();
     loop {
         let Aim { generation, target } = aim.borrow_and_update().clone();
         let Some(target) = target else {
+            let _held = Live::new(&held);
             tokio::select! {
                 _ = aim.changed() => continue,
                 () = left(&mut client, &mut early) => return,
@@ -248,14 +267,9 @@ async fn bridge(client: &mut UnixStream, early: &[u8], mut tunnel: BoxStream, ta
         tunnel.flush().await?;
         let (from_client, to_client) = client.split();
         let (from_tunnel, to_tunnel) = tokio::io::split(tunnel);
-        let heed = |chunk: &[u8]| {
-            if let Some(timeline) = asked_timeline(chunk) {
-                target.asked(timeline);
-            }
-        };
         tokio::select! {
-            passed = pass(from_client, to_tunnel, limits::FEEDBACK_CHUNK, heed) => passed,
-            passed = pass(from_tunnel, to_client, limits::WAL_CHUNK, |_| {}) => passed,
+            passed = pass(from_client, to_tunnel, limits::FEEDBACK_CHUNK, Some(target)) => passed,
+            passed = pass(from_tunnel, to_client, limits::WAL_CHUNK, None) => passed,
         }
     };
     if let Err(error) = bridged.await {
@@ -263,12 +277,12 @@ async fn bridge(client: &mut UnixStream, early: &[u8], mut tunnel: BoxStream, ta
     }
 }
 
-/// Passes everything on until its source ends.
+/// Passes everything on until its source ends; a target hears first what it is asked for.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     size: usize,
-    heed: impl Fn(&[u8]),
+    target: Option<&dyn Target>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; size];
     loop {
@@ -276,19 +290,24 @@ async fn pass(
         if n == 0 {
             return to.shutdown().await;
         }
-        heed(&chunk[..n]);
+        if let Some(target) = target
+            && let Some((timeline, from)) = asked_for(&chunk[..n])
+        {
+            target.asked(timeline, from).await?;
+        }
         to.write_all(&chunk[..n]).await?;
         to.flush().await?;
     }
 }
 
-/// The timeline of a walreceiver's `START_REPLICATION … TIMELINE n`. It sends one query at a time
-/// and waits for its answer, so that a query is a chunk by itself.
-fn asked_timeline(chunk: &[u8]) -> Option<TimelineId> {
+/// Timeline and position of a walreceiver's `START_REPLICATION … 0/1800000 TIMELINE n`. It sends one
+/// query at a time and waits for its answer, so that a query is a chunk by itself.
+fn asked_for(chunk: &[u8]) -> Option<(TimelineId, Lsn)> {
     let query = chunk.strip_prefix(b"Q")?.get(4..)?;
     let query = std::str::from_utf8(query.strip_suffix(b"\0")?).ok()?;
-    let (_, timeline) = query.strip_prefix("START_REPLICATION ")?.split_once(" TIMELINE ")?;
-    timeline.trim().parse().ok().map(TimelineId)
+    let (before, timeline) = query.strip_prefix("START_REPLICATION ")?.split_once(" TIMELINE ")?;
+    let from = before.split_whitespace().next_back()?.parse().ok()?;
+    Some((TimelineId(timeline.trim().parse().ok()?), from))
 }
 
 /// Counts a tunnel while it exists.
@@ -314,13 +333,14 @@ mod tests {
     #[test]
     fn what_a_walreceiver_asks_for() {
         let query = |text: &str| [b"Q\0\0\0\0", text.as_bytes(), b"\0"].concat();
-        let asked = |text| asked_timeline(&query(text));
-        assert_eq!(asked("START_REPLICATION 0/1800000 TIMELINE 3"), Some(TimelineId(3)));
+        let asked = |text| asked_for(&query(text));
+        let from = Lsn(0x180_0000);
+        assert_eq!(asked("START_REPLICATION 0/1800000 TIMELINE 3"), Some((TimelineId(3), from)));
         let named = "START_REPLICATION SLOT \"n2\" 0/1800000 TIMELINE 12";
-        assert_eq!(asked(named), Some(TimelineId(12)));
+        assert_eq!(asked(named), Some((TimelineId(12), from)));
         for other in ["IDENTIFY_SYSTEM", "TIMELINE_HISTORY 3", "START_REPLICATION 0/1 TIMELINE x"] {
             assert_eq!(asked(other), None);
         }
-        assert_eq!(asked_timeline(b"d START_REPLICATION 0/1 TIMELINE 3\0"), None);
+        assert_eq!(asked_for(b"d START_REPLICATION 0/1 TIMELINE 3\0"), None);
     }
 }

@@ -7,15 +7,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BytesMut};
+use quorate_core::limits::LAG_ASK_EVERY;
 use quorate_core::{Lsn, NodeId, Term};
-use quorate_wire::backend::{COPY_DATA, Report};
-use quorate_wire::replication::{FEEDBACK_MAX, FromServer, StatusUpdate, XLOG_HEADER};
+use quorate_wire::backend::{COPY_BOTH, COPY_DATA, Report};
+use quorate_wire::replication::{FEEDBACK_MAX, FromServer, StatusUpdate, XLOG_HEADER, put_ask};
 use quorate_wire::{Event, FirstPacket, Splitter, Startup, startup};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::stream::Stream;
 use crate::{Aggregator, Error, LinkGuard, Positions, QUORATE_USER, VIRTUAL_STANDBY};
@@ -46,6 +48,8 @@ pub enum Purpose {
         /// The standby's end of WAL when its lineage was checked: it has everything before.
         verified: Lsn,
     },
+    /// A standby follows this server, which is a standby itself: its feedback counts for nothing.
+    Cascade,
     /// pg_basebackup or pg_rewind copies this server: no feedback, SQL allowed.
     Clone,
 }
@@ -94,7 +98,7 @@ pub async fn serve_wal<S: Stream>(mut stream: S, serve: Serve) -> Result<Ended, 
         }
     };
     let (mut guard, verified) = match &purpose {
-        Purpose::Clone => (None, Lsn(0)),
+        Purpose::Clone | Purpose::Cascade => (None, Lsn(0)),
         Purpose::Follow { aggregator, term, verified } => match aggregator.attach(peer, *term) {
             Some(guard) => (Some(guard), *verified),
             None => return Ok(Ended::Superseded),
@@ -113,8 +117,9 @@ pub async fn serve_wal<S: Stream>(mut stream: S, serve: Serve) -> Result<Ended, 
             None => std::future::pending().await,
         }
     };
+    let asks = matches!(purpose, Purpose::Follow { .. });
     let ended = tokio::select! {
-        ended = forward(from_server, to_peer, &sent) => ended?,
+        ended = forward(from_server, to_peer, &sent, asks) => ended?,
         ended = backward(from_peer, early, to_server, guard.as_ref(), &sent) => ended?,
         () = over => Ended::Superseded,
         _ = closed.wait_for(|&closed| closed) => Ended::Closed,
@@ -182,7 +187,9 @@ fn refusal(startup: &Startup, peer: NodeId, purpose: &Purpose) -> Option<&'stati
     match (purpose, replication) {
         (_, Some(b"true")) => None,
         (Purpose::Clone, None) => None,
-        (Purpose::Follow { .. }, _) => Some("a standby's tunnel is for physical replication"),
+        (Purpose::Follow { .. } | Purpose::Cascade, _) => {
+            Some("a standby's tunnel is for physical replication")
+        }
         (Purpose::Clone, Some(_)) => Some("logical replication does not pass through a WAL tunnel"),
     }
 }
@@ -196,15 +203,30 @@ fn renamed(mut startup: Startup, peer: NodeId) -> Startup {
 }
 
 /// Server to standby. What is about to be sent is counted first, as its echo may be quick.
+///
+/// With `asks` the standby is asked between messages, again and again, where it is: PostgreSQL tells
+/// by itself what it has on its disk, but what it has replayed only once a second.
 async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     sent: &AtomicU64,
+    asks: bool,
 ) -> Result<Ended, Error> {
     let mut splitter = Splitter::new();
     let mut chunk = vec![0; limits::WAL_CHUNK];
+    let mut streaming = false;
+    let mut ask = tokio::time::interval(LAG_ASK_EVERY);
+    ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let n = from.read(&mut chunk).await.map_err(Error::io("reading WAL for a standby"))?;
+        let n = tokio::select! {
+            n = from.read(&mut chunk) => n.map_err(Error::io("reading WAL for a standby"))?,
+            _ = ask.tick(), if asks && streaming && splitter.at_boundary() => {
+                let mut question = BytesMut::new();
+                put_ask(&mut question, Lsn(sent.load(Ordering::Relaxed)), postgres_clock());
+                send(&mut to, &question).await?;
+                continue;
+            }
+        };
         if n == 0 {
             return Ok(Ended::Server);
         }
@@ -212,20 +234,33 @@ async fn forward(
         loop {
             let step = splitter.step(rest, |tag| if tag == COPY_DATA { XLOG_HEADER } else { 0 })?;
             rest = &rest[step.used..];
-            match step.event {
+            let part = match step.event {
                 None => break,
-                Some(Event::End(part)) if part.tag == COPY_DATA => {
-                    if let FromServer::XLogData { start, .. } = FromServer::parse(part.seen)? {
-                        let end = start.0.saturating_add((part.len - XLOG_HEADER) as u64);
-                        sent.fetch_max(end, Ordering::Relaxed);
-                    }
-                }
-                Some(_) => {}
+                Some(Event::Head(_)) => continue,
+                Some(Event::End(part)) => part,
+            };
+            if part.tag != COPY_DATA {
+                // Anything else ends a stream, or comes before one.
+                streaming = part.tag == COPY_BOTH;
+            } else if let FromServer::XLogData { start, .. } = FromServer::parse(part.seen)? {
+                let end = start.0.saturating_add((part.len - XLOG_HEADER) as u64);
+                sent.fetch_max(end, Ordering::Relaxed);
             }
         }
-        to.write_all(&chunk[..n]).await.map_err(Error::io("sending WAL to a standby"))?;
-        to.flush().await.map_err(Error::io("sending WAL to a standby"))?;
+        send(&mut to, &chunk[..n]).await?;
     }
+}
+
+async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), Error> {
+    to.write_all(bytes).await.map_err(Error::io("sending WAL to a standby"))?;
+    to.flush().await.map_err(Error::io("sending WAL to a standby"))
+}
+
+/// The wall clock as PostgreSQL writes it: microseconds since 2000-01-01 UTC.
+fn postgres_clock() -> i64 {
+    const UNIX_TO_2000: Duration = Duration::from_secs(946_684_800);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.saturating_sub(UNIX_TO_2000).as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Standby to server. Feedback counts before the local server hears it.

@@ -482,11 +482,15 @@ impl World {
     }
 }
 
-/// A document with another value in one field.
+/// A document with another value in one field, which may be one of another: `nodes.n3.role`.
 pub(crate) fn with(document: &Document, field: &str, value: &str) -> Result<Document, String> {
     let mut fields = serde_json::to_value(document).map_err(|e| e.to_string())?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-    fields[field] = value;
+    let mut place = &mut fields;
+    for name in field.split('.') {
+        place = &mut place[name];
+    }
+    *place = value;
     let changed: Document = serde_json::from_value(fields).map_err(|e| e.to_string())?;
     match changed.validate().first() {
         Some(problem) => Err(problem.to_string()),

@@ -74,6 +74,11 @@ impl Report {
         Self { severity: Severity::Error, ..Self::fatal(code, message) }
     }
 
+    /// A report that changes nothing.
+    pub fn warning(code: &'static str, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::fatal(code, message) }
+    }
+
     /// The same report with more for our own log.
     pub fn log(self, why: impl Into<String>) -> Self {
         Self { log: Some(why.into().into()), ..self }

@@ -53,6 +53,17 @@ impl FromServer {
     }
 }
 
+/// Appends a walsender's sign of life that wants an answer at once: `end` is what was sent so far, and
+/// `clock` the sender's, in microseconds since 2000-01-01 UTC, for display on the standby only.
+pub fn put_ask(out: &mut BytesMut, end: Lsn, clock: i64) {
+    put(out, COPY_DATA, |out| {
+        out.put_u8(b'k');
+        out.put_u64(end.0);
+        out.put_i64(clock);
+        out.put_u8(1);
+    });
+}
+
 const XLOG_REST: usize = XLOG_HEADER - 1;
 const KEEPALIVE_REST: usize = 17;
 const STATUS_REST: usize = 33;

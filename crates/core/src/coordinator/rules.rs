@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ClusterView, Memory, Verdict};
 use crate::because::{Because, list};
-use crate::document::{Document, Role, Timing};
+use crate::document::{Document, Timing};
 use crate::limits::{COHORT_ABSENCE, COHORT_ENTRY_LAG, DEGRADE_AFTER};
 use crate::state::{Change, NodeKind};
 use crate::status::Doing;
@@ -92,7 +92,7 @@ fn copies(
 /// Whether a node's copy is one that a rule may count.
 fn counts(view: &ClusterView<'_>, document: &Document, node: NodeId) -> bool {
     view.state.nodes.get(&node).is_some_and(|n| n.kind == NodeKind::Data)
-        && document.node(node).role == Role::Ha
+        && document.node(node).counts(document.timing)
 }
 
 /// Cohort and policy that the document asks for and the present copies allow. `None` keeps things

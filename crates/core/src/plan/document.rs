@@ -6,8 +6,9 @@ use super::Purpose;
 use super::ask::{Needs, Reads};
 use super::commit::Commits;
 use super::place::Layout;
-use crate::document::{Document, NodeSpec, Role, Timing};
+use crate::document::{Document, NodeSpec, Timing};
 use crate::gateway::{Consistency, Gateway, PoolRule, PoolSpec, ReadFrom};
+use crate::role::Role;
 
 /// What `quorate config apply` takes once the nodes are there.
 pub(super) fn of(needs: &Needs, layout: &Layout, commits: &Commits) -> Document {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use quorate_core::authority::{Phase, Switchover};
 use quorate_core::coordinator::{ClusterView, Memory, Peer, Verdict, decide};
-use quorate_core::document::{Document, NodeSpec, Role, Timing};
+use quorate_core::document::{Document, NodeSpec, Timing};
 use quorate_core::limits::{
     BETTER_CANDIDATE_WAIT, COHORT_ABSENCE, COHORT_ENTRY_LAG, COORDINATOR_GAP, DEGRADE_AFTER,
     FLAP_DELAY, FLAP_MAX, LOSSY_WAIT, OPEN_WAIT, OPEN_WAIT_MAX, PREFERRED_WAIT,
 };
+use quorate_core::role::Role;
 use quorate_core::state::{DocumentVersion, NodeKind, State};
 use quorate_core::status::{
     Doing, Hearing, NodeStatus, ServerStatus, StandbyLink, Surrender, SurrenderReason, WriterStatus,
@@ -95,7 +96,7 @@ impl Seen {
         let term = self.state.authority.term;
         let generation = self.state.authority.rule().unwrap().generation;
         let end = Lsn(END);
-        let link = StandbyLink { written: end, flushed: end, applied: end, late_ms: 0 };
+        let link = StandbyLink { written: end, flushed: end, applied: end };
         let standbys = standbys.iter().map(|n| (node(n), link)).collect();
         let status = self.status(name);
         status.doing = Doing::Writing;
@@ -384,7 +385,9 @@ fn among_equal_logs_the_best_placed_wins() {
     seen.state.authority.writer = Some(node("c"));
     assert_eq!(chosen(&mut seen), "b", "in the zone of the former writer");
     let mut document = Document::default();
-    document.nodes.insert(node("c"), NodeSpec { role: Role::Ha, priority: 200 });
+    document
+        .nodes
+        .insert(node("c"), NodeSpec { role: Role::Ha, priority: 200, ..NodeSpec::default() });
     seen.document(document);
     assert_eq!(chosen(&mut seen), "c", "by priority");
     seen.state.leaving.insert(node("c"));
@@ -502,7 +505,9 @@ fn a_standby_that_caught_up_enters_the_rule() {
     writer.standbys.get_mut(&node("c")).unwrap().flushed = late;
     assert_eq!(seen.opens().unwrap(), rule(2, "a b", Policy::Copies(2)));
     let mut document = Document::default();
-    document.nodes.insert(node("b"), NodeSpec { role: Role::Read, priority: 1 });
+    document
+        .nodes
+        .insert(node("b"), NodeSpec { role: Role::Read, priority: 1, ..NodeSpec::default() });
     seen.document(document);
     assert_eq!(seen.opens(), None, "b serves reads only, c is far behind");
 }
@@ -636,7 +641,9 @@ fn where_there_is_one_zone_copies_are_enough() {
 fn a_read_only_copy_is_no_third_data_node() {
     let mut seen = Seen::serving();
     let mut document = Document::default();
-    document.nodes.insert(node("c"), NodeSpec { role: Role::Read, priority: 1 });
+    document
+        .nodes
+        .insert(node("c"), NodeSpec { role: Role::Read, priority: 1, ..NodeSpec::default() });
     seen.document(document);
     seen.rule("a b", Policy::Copies(2));
     seen.lose("b");
@@ -736,7 +743,9 @@ fn semi_sync_falls_back_after_its_time_and_returns() {
 fn a_fallback_elects_no_copy_that_never_counted() {
     let mut seen = Seen::serving();
     let mut document = timing(Timing::SemiSync);
-    document.nodes.insert(node("c"), NodeSpec { role: Role::Read, priority: 1 });
+    document
+        .nodes
+        .insert(node("c"), NodeSpec { role: Role::Read, priority: 1, ..NodeSpec::default() });
     seen.document(document);
     seen.rule("a b", Policy::Copies(2));
     seen.lose("b");

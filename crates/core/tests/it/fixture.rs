@@ -46,6 +46,7 @@ pub(crate) fn reign(term: u64, writer: &str, fork: Option<u64>) -> Reign {
         fork: fork.map(Lsn),
         next_xid: None,
         lost_bytes: 0,
+        lossy: false,
     }
 }
 

@@ -28,6 +28,7 @@ fn view(state: &State) -> NodeView<'_> {
         writer_serving: false,
         writer_waits: false,
         lease_clear: false,
+        upstream: None,
         restart: false,
         yields: false,
         starved: false,
@@ -346,12 +347,19 @@ fn a_follower_in_every_state_works_its_way_to_the_feed() {
     assert_eq!(next(Server::Hung), [Action::StopServer]);
     assert_eq!(next(Server::Starting), []);
     assert_eq!(next(Server::Writer(TimelineId(2))), [Action::Fence, Action::StopServer]);
-    let follow = || vec![Action::CloseFeed, Action::Follow { writer: from, term }];
+    let follow = || vec![Action::CloseFeed, Action::Follow { from, term }];
     assert_eq!(next(Server::Standby), follow());
     let fed = |from, term| decide(&NodeView { feed: Feed::Open { from, term }, ..base() });
     assert_eq!(fed(from, Term(3)).actions, follow(), "a feed of an older term");
     assert_eq!(fed(node("c"), term).actions, follow(), "a feed of another writer");
     assert_eq!(fed(from, term).doing, Doing::Following);
+    let by_way = |feed| decide(&NodeView { feed, upstream: Some(node("c")), ..base() });
+    let cascade = vec![Action::CloseFeed, Action::Follow { from: node("c"), term }];
+    assert_eq!(by_way(Feed::Closed).actions, cascade, "by way of another one");
+    assert_eq!(by_way(Feed::Open { from, term }).actions, cascade, "away from the writer");
+    let there = by_way(Feed::Open { from: node("c"), term });
+    assert_eq!((there.doing, &*there.because.sentence), (Doing::Following, "follows c"));
+    assert_eq!(fed(node("c"), term).actions, follow(), "back to the writer");
     let old = NodeView { feed: Feed::Diverged { term: Term(3) }, ..base() };
     assert_eq!(decide(&old).actions, follow(), "a refusal of an older term");
     let restart = NodeView { restart: true, ..base() };
@@ -406,6 +414,6 @@ fn a_server_that_waits_for_a_timeline_of_nobody_is_restarted() {
     };
     assert_eq!(decide(&astray(4)).actions, [Action::CloseFeed, Action::ShutServer]);
     // Of another term: the present writer may have that timeline.
-    let follow = Action::Follow { writer: node("b"), term: Term(4) };
+    let follow = Action::Follow { from: node("b"), term: Term(4) };
     assert_eq!(decide(&astray(3)).actions, [Action::CloseFeed, follow]);
 }

@@ -1,11 +1,16 @@
 //! Membership, documents and the guards of the replicated state.
 
 use quorate_core::authority::Phase;
-use quorate_core::document::{Document, NodeSpec, Role, Timing};
+use quorate_core::document::{Document, NodeSpec, Timing};
 use quorate_core::drill::{Drill, Measures, Outcome, Record};
-use quorate_core::limits::{DOCUMENTS_MAX, DRILLS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, TOKENS_MAX};
+use quorate_core::limits::{
+    DOCUMENTS_MAX, DRILLS_MAX, EVENTS_MAX, FORCED_EPOCH_TERMS, SLOT_BUDGET_MIN, TOKENS_MAX,
+};
+use quorate_core::role::Role;
+use quorate_core::slots::{Gap, GapCause, SlotChange, SlotSpec};
 use quorate_core::state::{CertificateAuthority, NodeKind, State};
-use quorate_core::{Answer, Because, Change, Command, Policy, Term, TimelineId};
+use quorate_core::validation::{Finding, Validated, ValidationSpec, due, judge};
+use quorate_core::{Answer, Because, Change, Command, Lsn, Policy, Term, TimelineId};
 
 use crate::fixture::{apply, done, member, node, refused, rule, state};
 
@@ -131,7 +136,9 @@ fn a_named_copy_does_not_leave_silently() {
     assert!(refused(&mut s, document(0, sync(&["x"]))).contains("x is no data node"));
     assert!(refused(&mut s, document(0, sync(&["w"]))).contains("w is no data node"));
     let mut reader = sync(&["b"]);
-    reader.nodes.insert(node("b"), NodeSpec { role: Role::Read, priority: 1 });
+    reader
+        .nodes
+        .insert(node("b"), NodeSpec { role: Role::Read, priority: 1, ..NodeSpec::default() });
     assert!(refused(&mut s, document(0, reader)).contains("never counts"));
     done(&mut s, document(0, sync(&["b"])));
     assert!(refused(&mut s, leave("b")).contains("sync_nodes"));
@@ -254,4 +261,129 @@ fn one_drill_at_a_time_and_none_for_ever() {
     let mut paused = serving();
     done(&mut paused, Change::Pause { paused: true, because: Because::default() });
     assert!(refused(&mut paused, begin("b", u64::MAX)).contains("`quorate resume` first"));
+}
+
+fn adopting(names: &[&str]) -> Document {
+    let spec = SlotSpec {
+        owner: "data team".to_owned(),
+        consumer: "the warehouse".to_owned(),
+        max_bytes: SLOT_BUDGET_MIN,
+        ..SlotSpec::default()
+    };
+    let slots = names.iter().map(|n| ((*n).to_owned(), spec.clone())).collect();
+    Document { slots, ..Document::default() }
+}
+
+fn seen(name: &str, term: u64, by: &str) -> Change {
+    let (name, term, node) = (name.to_owned(), Term(term), node(by));
+    Change::Slot {
+        change: SlotChange::Seen { name, term, node, confirmed: Some(Lsn(10)), carried: None },
+    }
+}
+
+fn lost(name: &str, term: u64, cause: GapCause) -> Change {
+    let because = Because::new("slot-10", "it was lost");
+    let gap = Gap { cause, confirmed: Some(Lsn(20)), resumes: Some(Lsn(30)), because };
+    let (name, term, node) = (name.to_owned(), Term(term), node("a"));
+    Change::Slot { change: SlotChange::Lost { name, term, node, gap } }
+}
+
+fn acknowledge(name: &str) -> Change {
+    Change::Slot { change: SlotChange::Acknowledge { name: name.to_owned() } }
+}
+
+#[test]
+fn only_the_writer_speaks_of_slots_and_only_of_adopted_ones() {
+    let mut s = serving();
+    assert!(refused(&mut s, seen("cdc", 4, "a")).contains("nobody has adopted"));
+    done(&mut s, document(0, adopting(&["cdc"])));
+    assert!(refused(&mut s, seen("cdc", 3, "a")).contains("not the word of the writer"));
+    assert!(refused(&mut s, seen("cdc", 4, "b")).contains("not the word of the writer"));
+    done(&mut s, seen("cdc", 4, "a"));
+    assert_eq!(s.slots["cdc"].confirmed, Some(Lsn(10)));
+    done(&mut s, document(1, adopting(&[])));
+    assert!(s.slots.is_empty(), "nobody answers for it any more");
+}
+
+#[test]
+fn a_broken_stream_stands_until_it_is_acknowledged() {
+    let mut s = serving();
+    done(&mut s, document(0, adopting(&["cdc"])));
+    done(&mut s, seen("cdc", 4, "a"));
+    assert!(refused(&mut s, acknowledge("cdc")).contains("nothing of slot cdc"));
+    done(&mut s, lost("cdc", 4, GapCause::Moved));
+    assert_eq!(s.events.back().unwrap().kind, "slot-lost");
+    assert!(refused(&mut s, seen("cdc", 4, "a")).contains("not acknowledged"));
+    done(&mut s, acknowledge("cdc"));
+    assert_eq!(s.slots["cdc"].since, Some(Lsn(30)), "an older slot is not taken for a new one");
+    done(&mut s, seen("cdc", 4, "a"));
+    assert_eq!((&s.slots["cdc"].gap, s.slots["cdc"].since), (&None, None));
+    done(&mut s, lost("cdc", 4, GapCause::Budget));
+    assert_eq!(s.events.back().unwrap().kind, "slot-dropped");
+    done(&mut s, acknowledge("cdc"));
+    let gone = SlotChange::Gone { name: "cdc".to_owned(), term: Term(4) };
+    done(&mut s, Change::Slot { change: gone });
+    assert!(s.slots.is_empty());
+    let kinds: Vec<&str> = s.events.iter().map(|e| e.kind.as_str()).collect();
+    assert_eq!(kinds.iter().filter(|k| **k == "slot-acknowledged").count(), 2);
+}
+
+fn asking(sql: &str) -> Document {
+    let spec = ValidationSpec {
+        database: "shop".to_owned(),
+        role: "checker".to_owned(),
+        sql: sql.to_owned(),
+        ..ValidationSpec::default()
+    };
+    Document { validation: [("orders".to_owned(), spec)].into(), ..Document::default() }
+}
+
+fn validated(term: u64, by: &str, document: u64, finding: &Finding) -> Change {
+    let judged = judge(&ValidationSpec::default(), finding);
+    let ran = Validated { term: Term(term), node: node(by), at: 1, took_ms: 3, judged };
+    Change::Validate { name: "orders".to_owned(), document, ran }
+}
+
+#[test]
+fn a_query_is_due_once_in_each_term_and_again_when_it_is_another() {
+    let mut s = serving();
+    let names = |s: &State, term| due(s, Term(term)).1.into_keys().collect::<Vec<_>>();
+    assert!(refused(&mut s, validated(4, "a", 0, &Finding::True)).contains("has no query orders"));
+    done(&mut s, document(0, asking("SELECT true")));
+    assert_eq!(names(&s, 4), ["orders"]);
+    assert!(names(&s, 3).is_empty(), "a writer of the past has nothing to run");
+    assert!(refused(&mut s, validated(3, "a", 1, &Finding::True)).contains("not the word"));
+    assert!(refused(&mut s, validated(4, "b", 1, &Finding::True)).contains("not the word"));
+    done(&mut s, validated(4, "a", 1, &Finding::False));
+    assert!(names(&s, 4).is_empty(), "not again by itself");
+    let event = s.events.back().unwrap();
+    assert_eq!(event.kind, "validation-failed");
+    let words = "orders failed on a after 3 ms: it is false (validation-02)";
+    assert_eq!(event.because.to_string(), words);
+    // A person has it run again.
+    done(&mut s, validated(4, "a", 1, &Finding::True));
+    assert_eq!(s.events.back().unwrap().kind, "validation-passed");
+    // What else the document says does not matter.
+    let more = Document { copies: 3, ..asking("SELECT true") };
+    done(&mut s, document(1, more));
+    assert!(s.validations["orders"].judged.passed);
+    // An answer to another question counts for nothing.
+    done(&mut s, document(2, asking("SELECT false")));
+    assert!(s.validations.is_empty());
+    assert_eq!((due(&s, Term(4)).0, names(&s, 4)), (3, vec!["orders".to_owned()]));
+    assert!(refused(&mut s, validated(4, "a", 2, &Finding::True)).contains("was changed"));
+    done(&mut s, validated(4, "a", 3, &Finding::True));
+    done(&mut s, document(3, Document::default()));
+    assert!(s.validations.is_empty());
+}
+
+#[test]
+fn a_next_term_has_its_queries_run_again() {
+    let mut s = serving();
+    done(&mut s, document(0, asking("SELECT true")));
+    done(&mut s, validated(4, "a", 1, &Finding::True));
+    s.authority.term = Term(5);
+    assert_eq!(due(&s, Term(5)).1.len(), 1);
+    s.authority.phase = Phase::Granted;
+    assert!(due(&s, Term(5)).1.is_empty(), "nobody serves yet");
 }

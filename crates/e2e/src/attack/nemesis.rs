@@ -9,7 +9,7 @@ use quorate_history::Fault;
 
 use super::client::Clock;
 use crate::random::Random;
-use crate::{Cluster, limits, local};
+use crate::{Cluster, limits, local, postgres};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +50,8 @@ pub enum Nemesis {
     LeaderKill,
     /// The writing is handed over, again and again.
     SwitchoverStorm,
+    /// A standby is lost as soon as log of the next writer comes to it, or it becomes that writer.
+    NewTimeline,
     /// The commit rule changes, and a node dies meanwhile.
     Rules,
     /// A node is removed and joins anew.
@@ -62,7 +64,7 @@ pub enum Nemesis {
 
 impl Nemesis {
     /// All of them.
-    pub const ALL: [Nemesis; 22] = [
+    pub const ALL: [Nemesis; 23] = [
         Nemesis::Kill,
         Nemesis::KillPostmaster,
         Nemesis::KillBackend,
@@ -81,6 +83,7 @@ impl Nemesis {
         Nemesis::WriteStall,
         Nemesis::LeaderKill,
         Nemesis::SwitchoverStorm,
+        Nemesis::NewTimeline,
         Nemesis::Rules,
         Nemesis::Membership,
         Nemesis::ReplayPause,
@@ -108,6 +111,7 @@ impl Nemesis {
             Nemesis::WriteStall => "write-stall",
             Nemesis::LeaderKill => "leader-kill",
             Nemesis::SwitchoverStorm => "switchover-storm",
+            Nemesis::NewTimeline => "new-timeline",
             Nemesis::Rules => "rules",
             Nemesis::Membership => "membership",
             Nemesis::ReplayPause => "replay-pause",
@@ -188,6 +192,7 @@ impl Striker<'_> {
             Nemesis::WriteStall => self.write_stall(),
             Nemesis::LeaderKill => self.leader_kill(),
             Nemesis::SwitchoverStorm => self.switchover_storm(),
+            Nemesis::NewTimeline => self.new_timeline(),
             Nemesis::Rules => self.rules(),
             Nemesis::Membership => self.membership(),
             Nemesis::ReplayPause => self.replay_pause(),
@@ -424,6 +429,24 @@ impl Striker<'_> {
         Ok(())
     }
 
+    fn new_timeline(&mut self) -> Struck {
+        let (writer, standby) = self.standby()?;
+        let data = self.cluster.node(&standby)?.data_dir();
+        let before = postgres::newest_timeline(&data)?;
+        crate::process::postmaster(&self.cluster.node(&writer)?.data_dir())?;
+        self.say(format!("kill postmaster {writer}, and lose {standby} when it has the next log"));
+        let _ = self.cluster.kill_postmaster(&writer);
+        let deadline = Instant::now() + limits::RECOVER;
+        while postgres::newest_timeline(&data)? == before && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Some of the first file has come, all of it, or more.
+        std::thread::sleep(Duration::from_millis(self.random.below(30) as u64));
+        self.cluster.host_gone(&standby)?;
+        self.last(0, 3);
+        self.start(&standby)
+    }
+
     fn rules(&mut self) -> Struck {
         let (writer, _) = self.standby()?;
         for document in ["copies = 3\n", ""] {
@@ -457,12 +480,8 @@ impl Striker<'_> {
         self.say(format!("pause replay {standby}"));
         self.last(2, 6);
         self.say(format!("resume replay {standby}"));
-        // Replay that goes on cancels what is in its way, this too.
-        for _ in 0..limits::RESUMES {
-            if local::query(&socket, "SELECT pg_catalog.pg_wal_replay_resume()").is_ok() {
-                break;
-            }
-        }
+        // A server that was struck meanwhile replays when it starts.
+        let _ = local::resume_replay(&socket);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub struct Builder {
     disks: Option<u32>,
     env: Vec<(String, String, String)>,
     zones: BTreeMap<String, String>,
+    config: toml::Table,
 }
 
 const PASSWORD: &str = "end-to-end";
@@ -87,6 +88,13 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, node: &str, key: &str, value: &str) -> Self {
         self.env.push((node.to_owned(), key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds to every node's own file.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = text.parse().expect("a test writes TOML");
         self
     }
 
@@ -207,6 +215,7 @@ impl Builder {
         if let Some(zone) = self.zones.get(name) {
             settings.insert("zone".to_owned(), zone.clone().into());
         }
+        settings.extend(self.config.clone());
         let probe = node.disk_probe();
         std::fs::create_dir_all(probe.parent().context("a probe has a directory")?)?;
         let postgres = settings.entry("postgres").or_insert(toml::Value::Table(toml::Table::new()));

@@ -97,7 +97,8 @@ impl Cluster {
         if !standbys.is_subset(&attached) {
             return Some(format!("attached: {attached:?} of {standbys:?}"));
         }
-        if status.authority.rules.len() != 1 || !copies.is_subset(&status.cohort()) {
+        let counting: BTreeSet<_> = copies.into_iter().filter(|n| status.counts(n)).collect();
+        if status.authority.rules.len() != 1 || !counting.is_subset(&status.cohort()) {
             return Some(format!("commit rules: {:?}", status.authority.rules));
         }
         let voters = names(&mut self.nodes_up());

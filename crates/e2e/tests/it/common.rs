@@ -1,10 +1,13 @@
 //! Steps that scenarios share.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use quorate_e2e::status::get;
 use quorate_e2e::workload::Options;
 use quorate_e2e::{Cluster, Scenario, Workload, check, limits};
+use serde_json::Value;
 
 /// A workload that waits for a held login: debug builds hash passwords slowly.
 pub(crate) fn patient() -> Options {
@@ -62,4 +65,42 @@ pub(crate) fn standbys(cluster: &Cluster) -> Result<Vec<String>> {
 /// Nothing to mend.
 pub(crate) fn nothing(_: &mut Cluster, _: &str) -> Result<()> {
     Ok(())
+}
+
+/// What a node tells over HTTP.
+pub(crate) fn ask(cluster: &Cluster, node: &str, path: &str) -> Option<Value> {
+    serde_json::from_str(&get(cluster.node(node).ok()?.web(), path).ok()?).ok()
+}
+
+/// How long a condition may take to be an alert: more than the longest time that a test waits for one
+/// to hold.
+const ALERT: Duration = Duration::from_secs(120);
+
+/// Alerts that are so far, as `rule/subject`.
+fn alerts(cluster: &Cluster, seen_by: &str, stage: &str) -> BTreeSet<String> {
+    let told = ask(cluster, seen_by, "/api/alerts").unwrap_or_default();
+    let alerts = told["alerts"].as_array().cloned().unwrap_or_default();
+    let name = |a: &Value| {
+        let word = |key: &str| a[key].as_str().unwrap_or_default().to_owned();
+        format!("{}/{}", word("rule"), word("subject"))
+    };
+    alerts.iter().filter(|a| a["stage"] == stage).map(name).collect()
+}
+
+/// Waits until an alert fires, or is over.
+pub(crate) fn wait_alert(cluster: &Cluster, seen_by: &str, alert: &str, fires: bool) -> Result<()> {
+    let what = format!("{alert} {}", if fires { "fires" } else { "is over" });
+    cluster.wait_until(ALERT, &what, || {
+        (alerts(cluster, seen_by, "firing").contains(alert) == fires).then_some(())
+    })
+}
+
+/// Waits until an alert that fires only after many minutes is on its way, or is not any more.
+pub(crate) fn wait_pending(cluster: &Cluster, alert: &str, pending: bool) -> Result<()> {
+    let what = format!("{alert} {}", if pending { "is pending" } else { "is over" });
+    cluster.wait_until(limits::RECOVER, &what, || {
+        // The leader alone knows.
+        let leader = cluster.status()?.leader?;
+        (alerts(cluster, &leader, "pending").contains(alert) == pending).then_some(())
+    })
 }

@@ -2,7 +2,10 @@
 //! makes and the promise that must hold; all end with the checks of `quorate_e2e::check`.
 
 mod attack;
+mod carried;
+mod cascade;
 mod common;
+mod contracts;
 mod crashes;
 mod drills;
 mod gateway;
@@ -18,7 +21,9 @@ mod reads;
 mod rejoin;
 mod sabotage;
 mod scenarios;
+mod slots;
 mod standbys;
 mod timings;
 mod tokens;
 mod two_nodes;
+mod validation;

@@ -7,7 +7,7 @@ use quorate_e2e::workload::{Crowd, Options};
 use quorate_e2e::{Cluster, Scenario, limits, local, process};
 use rustix::process::Signal;
 
-use crate::common::{flows, patient, settle, standbys};
+use crate::common::{flows, patient, settle, standbys, wait_pending};
 
 #[test]
 fn switchover_there_and_back() -> Result<()> {
@@ -273,5 +273,6 @@ fn rebuilt_and_removed() -> Result<()> {
         (!part).then_some(())
     })?;
     cluster.kill_quorate(&leaving)?;
+    wait_pending(&cluster, "even-voters/", true)?;
     settle(&scenario, &cluster, workload)
 }

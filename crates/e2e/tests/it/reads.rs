@@ -143,8 +143,7 @@ fn lag(socket: std::path::PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHa
             while since.elapsed() < DELAY && !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            // A standby that replays cancels what is in its way, this too.
-            while local::query(&socket, "SELECT pg_wal_replay_resume()").is_err() {}
+            local::resume_replay(&socket)?;
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(())

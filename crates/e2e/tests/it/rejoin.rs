@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use quorate_e2e::cable::Affected;
+use quorate_e2e::cable::{Affected, Mode};
 use quorate_e2e::process;
-use quorate_e2e::workload::TABLE;
+use quorate_e2e::wire::Session;
+use quorate_e2e::workload::{TABLE, sql_through};
 use quorate_e2e::{Cluster, Scenario, limits, local, postgres};
 use rustix::process::Signal;
 
@@ -82,6 +84,37 @@ fn failed_rewind_is_followed_by_a_new_copy() -> Result<()> {
     diverged_tail("an old writer returns with a tail, and pg_rewind fails: it copies anew", false)
 }
 
+#[test]
+fn who_asks_for_log_serves_no_reads_before_it_is_admitted() -> Result<()> {
+    let scenario = Scenario::new(
+        "an old writer returns with a tail that nobody has, and the next one has not seen where its log \
+         ends yet: its readers must not see that tail",
+    );
+    let cluster = Cluster::of(3).start()?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    cluster.partition("n1 | n2 n3");
+    write_tail(&cluster, "n1")?;
+    let new = cluster.wait_other_writer("n1")?;
+    scenario.step(format!("{new} writes, and n1 has a tail"));
+    // What n1 asks its log for does not arrive.
+    cluster.partition_for("n1 | n2 n3", &Affected::Only(BTreeSet::from(["wal"])));
+    let at_n1 = cluster.node("n1")?.socket_dir();
+    cluster.wait_until(limits::RECOVER, "n1 is a standby of the new term", || {
+        let follows = cluster.status_of("n1").ok()?.writer == Some(new.clone());
+        let standby = local::one(&at_n1, "SELECT pg_catalog.pg_is_in_recovery()").ok()? == "t";
+        (follows && standby).then_some(())
+    })?;
+    let mut session = Session::open(cluster.node("n1")?.gateway(), cluster.login())?;
+    let tail = format!("SELECT /* quorate: eventual */ count(*) FROM {TABLE} WHERE id < 0");
+    for _ in 0..50 {
+        let seen = session.value(&tail)?;
+        ensure!(seen == "0", "{seen} rows are shown that the cluster does not have");
+        std::thread::sleep(limits::POLL);
+    }
+    cluster.heal();
+    cluster.wait_healthy().map(drop)
+}
+
 struct TempBin(PathBuf);
 
 impl Drop for TempBin {
@@ -116,6 +149,108 @@ fn bin_without_rewind() -> Result<TempBin> {
 fn script(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+#[test]
+fn a_log_that_ends_too_early_to_start_is_completed() -> Result<()> {
+    let scenario = Scenario::new(
+        "the log of a standby that died ends before what its data needs, as after a segment of a new \
+         timeline that it had only begun to get: its server starts with the writer's log",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    let workload = cluster.workload(patient(), &["n1"]);
+    flows(&cluster, &workload)?;
+    // Its data becomes newer than the log from which it would start.
+    let at_n1 = cluster.node("n1")?.socket_dir();
+    local::query(&at_n1, "CHECKPOINT")?;
+    let filler = "CREATE TABLE filler AS SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i; \
+                  GRANT SELECT ON filler TO PUBLIC";
+    sql_through(cluster.login(), cluster.node("n1")?.gateway(), filler)?;
+    let end = local::one(&at_n1, "SELECT pg_current_wal_lsn()")?;
+    let at_n3 = cluster.node("n3")?.socket_dir();
+    cluster.wait_until(limits::RECOVER, "n3 has replayed that", || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        local::one(&at_n3, &sql).ok().filter(|has| has == "t")
+    })?;
+    local::query(&at_n3, "CHECKPOINT")?;
+    cluster.host_gone("n3")?;
+    let data = cluster.node("n3")?.data_dir();
+    let told = |what: &str| -> Result<String> {
+        let mut tool = postgres::program("pg_controldata")?;
+        tool.stdout(std::process::Stdio::piped()).env("LC_ALL", "C");
+        let out = tool.arg("-D").arg(&data).output()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(what)).context(text.clone())?;
+        Ok(line.trim().to_owned())
+    };
+    let lsn = |text: String| -> Result<u64> {
+        let (hi, lo) = text.split_once('/').context("no position")?;
+        Ok(u64::from_str_radix(hi, 16)? << 32 | u64::from_str_radix(lo, 16)?)
+    };
+    let needed = lsn(told("Minimum recovery ending location:")?)?;
+    let from = lsn(told("Latest checkpoint location:")?)?;
+    let file = told("Latest checkpoint's REDO WAL file:")?;
+    const PAGE: u64 = 8192;
+    let segment: u64 = told("Bytes per WAL segment:")?.parse()?;
+    let cut = (needed - 1) / PAGE * PAGE;
+    ensure!(
+        cut > from + 200 && cut / segment == from / segment,
+        "{needed:X} is not behind {from:X}"
+    );
+    let wal = data.join("pg_wal").join(file);
+    let file = std::fs::OpenOptions::new().write(true).open(&wal)?;
+    let zeros = vec![0; (segment - cut % segment) as usize];
+    std::os::unix::fs::FileExt::write_all_at(&file, &zeros, cut % segment)?;
+    scenario.step(format!("n3 needs the log up to {needed:X}, and has it up to {cut:X}"));
+    cluster.restart("n3")?;
+    cluster.wait_until(limits::RECOVER, "Quorate notices", || {
+        let wanted = "the log here ends before the server can start";
+        cluster.node("n3").ok()?.log().contains(wanted).then_some(())
+    })?;
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
+fn what_a_copy_had_it_has_after_a_crash_at_the_beginning_of_a_timeline() -> Result<()> {
+    let scenario = Scenario::new(
+        "a standby gets the first file of a new timeline from its beginning, and dies: all that it had \
+         before stands in the file of the former timeline, which PostgreSQL does not read",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    // The fork comes deep in a segment.
+    let at_n1 = cluster.node("n1")?.socket_dir();
+    local::query(&at_n1, "SELECT pg_catalog.pg_switch_wal()")?;
+    let filler =
+        "CREATE TABLE filler AS SELECT i, repeat('x', 100) FROM generate_series(1, 15000) i";
+    sql_through(cluster.login(), cluster.node("n1")?.gateway(), filler)?;
+    cluster.wait_healthy()?;
+    let before = postgres::newest_timeline(&cluster.node("n3")?.data_dir())?;
+    let slowly = Mode::slow(Duration::from_millis(200));
+    for (from, to) in [("n3", "n2"), ("n2", "n3")] {
+        cluster.cable(from, to)?.set_for(slowly, Affected::Only(BTreeSet::from(["wal"])));
+    }
+    cluster.command("n1", &["switchover", "--to", "n2"])?;
+    let node = cluster.node("n3")?;
+    let (data, at_n3) = (node.data_dir(), node.socket_dir());
+    cluster.wait_until(limits::RECOVER, "the new timeline comes to n3", || {
+        (postgres::newest_timeline(&data).ok()? > before).then_some(())
+    })?;
+    let had = local::one(&at_n3, "SELECT pg_catalog.pg_last_wal_replay_lsn()")?;
+    cluster.host_gone("n3")?;
+    scenario.step(format!("n3 had replayed the log up to {had} when the next began to arrive"));
+    // It starts from what it has.
+    cluster.heal();
+    cluster.partition_for("n3 | n1 n2", &Affected::Only(BTreeSet::from(["wal"])));
+    cluster.restart("n3")?;
+    cluster.wait_until(limits::RECOVER, "n3 has what it had", || {
+        let sql = format!("SELECT pg_catalog.pg_last_wal_replay_lsn() >= '{had}'");
+        local::one(&at_n3, &sql).ok().filter(|has| has == "t")
+    })?;
+    cluster.heal();
+    cluster.wait_healthy()?;
     Ok(())
 }
 

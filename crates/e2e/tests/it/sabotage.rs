@@ -16,7 +16,8 @@ use quorate_e2e::{Builder, Cluster, Scenario, check, limits, local};
 use quorate_history::{Anomaly, History, Moment, Operation, Outcome, Process, Server};
 use rustix::process::Signal;
 
-use crate::common::{flows, patient};
+use crate::carried::{programs, untold};
+use crate::common::{flows, patient, wait_alert, wait_pending};
 use crate::rejoin::write_tail;
 
 /// Times that a story with a race in it is told until the missing fence shows.
@@ -48,6 +49,36 @@ fn caught(switch: &str, nodes: &[&str], story: fn(Builder) -> Result<usize>) -> 
 
 fn only_wal() -> BTreeSet<&'static str> {
     BTreeSet::from(["wal"])
+}
+
+/// No fence is left out here: what a node tells of itself is wrong, and each alert that comes of it is
+/// over when the node tells the truth.
+#[test]
+fn a_node_whose_clock_certificate_and_version_are_wrong_is_told_of() -> Result<()> {
+    let Some(binary) = Binary::find_sabotaged()? else {
+        eprintln!("not run: QUORATE_SABOTAGE_BIN names no build with the feature `sabotage`");
+        return Ok(());
+    };
+    let scenario =
+        Scenario::new("a node's clock, certificate, version and what it has seen are wrong");
+    let mut cluster =
+        Cluster::of(3).binary(binary).env("n3", "QUORATE_SABOTAGE", "vitals").start()?;
+    cluster.wait_healthy()?;
+    let alerts = ["clock/n3", "certificate-expiry/n3", "two-writers/n3"];
+    for alert in alerts {
+        wait_alert(&cluster, "n1", alert, true)?;
+    }
+    wait_pending(&cluster, "version-skew/", true)?;
+    scenario.step("all fire");
+    cluster.kill_quorate("n3")?;
+    cluster.set_env("n3", "QUORATE_SABOTAGE", None)?;
+    cluster.restart("n3")?;
+    for alert in alerts {
+        wait_alert(&cluster, "n1", alert, false)?;
+    }
+    wait_pending(&cluster, "version-skew/", false)?;
+    cluster.wait_healthy()?;
+    Ok(())
 }
 
 #[test]
@@ -361,5 +392,13 @@ fn operation<A>(number: u64, outcome: Outcome, action: A, note: String) -> Opera
         outcome,
         action,
         note,
+    }
+}
+
+#[test]
+fn a_slot_that_is_carried_is_gone_on_with_when_it_is_ready() -> Result<()> {
+    match programs(&Scenario::new("a new writer takes every slot that it carried for ready"))? {
+        Some(_) => caught("carry", &["n1", "n2", "n3"], untold),
+        None => Ok(()),
     }
 }

@@ -32,6 +32,7 @@ scenarios! {
     leader_mute "leader-mute.scn"
     no_majority "no-majority.scn"
     power_loss "power-loss.scn"
+    reports_are_not_next "reports-are-not-next.scn"
     rewound_twice "rewound-twice.scn"
     suspended_writer "suspended-writer.scn"
     two_nodes_and_a_witness "two-nodes-and-a-witness.scn"

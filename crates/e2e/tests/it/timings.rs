@@ -135,6 +135,38 @@ fn a_commit_stands_in_two_zones() -> Result<()> {
 }
 
 #[test]
+fn a_zone_is_lost() -> Result<()> {
+    let scenario = Scenario::new(
+        "five nodes in three zones, copy_zones = 2: the zone of the writer is lost at once, with two of \
+         the five copies; a node elsewhere writes, with every acknowledged row, and the zone returns",
+    );
+    let cluster = Cluster::of(5).zone("n1", "west").zone("n2", "west");
+    let cluster = cluster.zone("n3", "east").zone("n4", "east").zone("n5", "north");
+    let mut cluster = cluster.start()?;
+    apply(&cluster, "copy_zones = 2\n")?;
+    wait_policy(&cluster, "one of two zones", |policy| policy.get("zones").is_some())?;
+    cluster.wait_healthy()?;
+    if cluster.writer().as_deref() != Some("n1") {
+        cluster.command("n3", &["switchover", "--to", "n1"])?;
+    }
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    let workload = cluster.workload(patient(), &["n3"]);
+    flows(&cluster, &workload)?;
+    scenario.step("west goes dark");
+    cluster.host_gone("n1")?;
+    cluster.host_gone("n2")?;
+    let writer = cluster.wait_until(limits::RECOVER, "another zone writes", || {
+        let writer = cluster.status_of("n3").ok()?.serving().map(str::to_owned)?;
+        ["n3", "n4", "n5"].contains(&&*writer).then_some(writer)
+    })?;
+    scenario.step(format!("{writer} writes"));
+    flows(&cluster, &workload)?;
+    cluster.restart("n1")?;
+    cluster.restart("n2")?;
+    settle(&scenario, &cluster, workload)
+}
+
+#[test]
 fn async_loses_no_more_than_allowed_and_keeps_it() -> Result<()> {
     let scenario = Scenario::new(
         "async: a writer is lost with log that nobody received. More than max_lag_on_failover: no \

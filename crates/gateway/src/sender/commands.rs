@@ -4,6 +4,8 @@
 //! the server gets something that fails in its place, and the client the reason. What a text does not
 //! show is found before the next transaction begins, and raised again.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_core::gateway::SynchronousCommit;
 use quorate_wire::backend::{DATA_ROW, ERROR, Report, Status};
@@ -17,7 +19,7 @@ use tokio::time::timeout;
 use super::Steps;
 use crate::floor::{self, Lowers};
 use crate::limits;
-use crate::world::World;
+use crate::world::{View, World};
 
 /// Asks what the setting is.
 pub(super) const LOOK: &str = "SELECT pg_catalog.current_setting('synchronous_commit')";
@@ -26,6 +28,9 @@ pub(super) const LOOK: &str = "SELECT pg_catalog.current_setting('synchronous_co
 /// into its log, so it is one that explains itself.
 const FAILS: &str = "SELECT 'synchronous_commit may not be lowered so far \
                      (gateway.synchronous_commit_floor)'::int";
+
+/// What fails in place of a command that would read a slot which lacks something.
+const BREAKS: &str = "SELECT 'the slot lacks changes (quorate slots)'::int";
 
 /// Commands of which PostgreSQL has no statement of SQL: none of them commits anything.
 const NO_SQL: [&[u8]; 9] = [
@@ -179,11 +184,16 @@ impl<W: AsyncWrite + Unpin> Commands<'_, W> {
     /// A query whose turn it is; whether it is passed on.
     async fn query(&mut self, part: Part<'_>, status: Option<Status>) -> Result<bool, Over> {
         let Some(judge) = &self.judge else { return Ok(true) };
-        let floor = judge.world.view().wanted.synchronous_commit_floor;
+        let sql = part.seen.strip_suffix(b"\0").unwrap_or(part.seen);
+        let view = judged(judge.world, sql).await;
+        if let Some(report) = broken(sql, &view) {
+            self.put(Question::Refuses(report), BREAKS).await?;
+            return Ok(false);
+        }
+        let floor = view.wanted.synchronous_commit_floor;
         if floor == SynchronousCommit::Off {
             return Ok(true);
         }
-        let sql = part.seen.strip_suffix(b"\0").unwrap_or(part.seen);
         if let Some(lowers) = lowers(sql, part.is_whole(), floor) {
             self.put(Question::Refuses(lowers.report(floor)), FAILS).await?;
             return Ok(false);
@@ -242,8 +252,92 @@ fn lowers(sql: &[u8], whole: bool, floor: SynchronousCommit) -> Option<Lowers> {
     })
 }
 
+/// The view, once the writer has said whether it has the slot that a command begins to read, or after a
+/// while.
+async fn judged(world: &dyn World, sql: &[u8]) -> Arc<View> {
+    let (mut changes, name) = (world.changes(), started(sql));
+    let open = |view: &View| name.as_ref().is_some_and(|n| view.unjudged_slots.contains(n));
+    let judged = async { while open(&world.view()) && changes.changed().await.is_ok() {} };
+    let _ = timeout(limits::SLOT_JUDGED_WAIT, judged).await;
+    world.view()
+}
+
+/// Why a slot is not read of which nobody has acknowledged what it lacks: its consumer would go on as
+/// if there had been nothing.
+fn broken(sql: &[u8], view: &View) -> Option<Report> {
+    if view.broken_slots.is_empty() && view.unjudged_slots.is_empty() {
+        return None;
+    }
+    let name = started(sql)?;
+    if view.unjudged_slots.contains(&name) {
+        let report =
+            Report::error("55000", format!("replication slot \"{name}\" is not known yet"));
+        let detail = "The writer has just begun, and has not said yet whether it has all of it.";
+        return Some(report.detail(detail).hint("Reconnect."));
+    }
+    let lacks = view.broken_slots.get(&name)?;
+    Some(
+        Report::error("55000", format!("replication slot \"{name}\" lacks changes"))
+            .detail(lacks.clone())
+            .hint(format!(
+                "Begin anew from a copy of the tables. Then, for the cluster: quorate slots ack {name}"
+            )),
+    )
+}
+
+/// The logical slot that a command begins to read.
+fn started(sql: &[u8]) -> Option<String> {
+    let mut rest = sql;
+    for word in [&b"START_REPLICATION"[..], b"SLOT"] {
+        let first = first_word(rest);
+        if !first.eq_ignore_ascii_case(word) {
+            return None;
+        }
+        rest = &rest.trim_ascii_start()[first.len()..];
+    }
+    let rest = rest.trim_ascii_start();
+    let name = match rest.strip_prefix(b"\"") {
+        Some(quoted) => quoted.split(|b| *b == b'"').next()?.to_owned(),
+        None => first_word(rest).to_ascii_lowercase(),
+    };
+    String::from_utf8(name).ok()
+}
+
 fn first_word(sql: &[u8]) -> &[u8] {
     let sql = sql.trim_ascii_start();
     let len = sql.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
     &sql[..len]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_lacks_something_is_known_however_its_command_is_written() {
+        for sql in [
+            "START_REPLICATION SLOT cdc LOGICAL 0/0",
+            "start_replication  slot\n\"cdc\" LOGICAL 0/16B (proto_version '1')",
+            " START_REPLICATION SLOT CDC LOGICAL 0/0",
+            "START_REPLICATION SLOT\"cdc\"LOGICAL 0/0",
+        ] {
+            assert_eq!(started(sql.as_bytes()).as_deref(), Some("cdc"), "{sql}");
+        }
+        assert_eq!(started(b"START_REPLICATION SLOT \"Cdc\" LOGICAL 0/0").as_deref(), Some("Cdc"));
+        for sql in ["START_REPLICATION 0/0", "DROP_REPLICATION_SLOT cdc", "SELECT 1", ""] {
+            assert_eq!(started(sql.as_bytes()), None, "{sql}");
+        }
+        let slots = [("cdc".to_owned(), "it lacks this".to_owned())].into();
+        let view = View { broken_slots: Arc::new(slots), ..View::default() };
+        let start = |name: &str| format!("START_REPLICATION SLOT {name} LOGICAL 0/0");
+        let report = broken(start("cdc").as_bytes(), &view).unwrap();
+        assert_eq!(report.code, "55000");
+        assert!(broken(start("other").as_bytes(), &view).is_none());
+        assert!(broken(start("cdc").as_bytes(), &View::default()).is_none());
+        let unjudged = Arc::new(["cdc".to_owned()].into());
+        let view = View { unjudged_slots: unjudged, ..View::default() };
+        let report = broken(start("cdc").as_bytes(), &view).unwrap();
+        assert_eq!(report.code, "55000");
+        assert!(broken(start("other").as_bytes(), &view).is_none());
+    }
 }

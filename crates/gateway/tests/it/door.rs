@@ -10,8 +10,8 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway as Wanted;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Gate, Gateway, Local, Made, Metrics, Port, Replica, Role, Sessions,
-    Tls, TlsSource, Token, Transaction, View, World, Writer,
+    BoxFuture, BoxStream, Distance, Fate, Gate, Gateway, Local, Made, Metrics, Port, Replica, Role,
+    Sessions, Tls, TlsSource, Token, Transaction, View, World, Writer,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_postgres::{Client, NoTls};
@@ -385,7 +385,10 @@ impl Door {
                 term: view.term,
                 incarnation,
                 behind_ms: 0,
-                near: true,
+                distance: Distance::Zone,
+                role: quorate_core::role::Role::Ha,
+                weight: 10,
+                broken: None,
             }];
         });
         Ok(())

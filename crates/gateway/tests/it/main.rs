@@ -6,6 +6,7 @@ mod console;
 mod cut;
 mod door;
 mod faults;
+mod full;
 mod governed;
 mod logins;
 mod metrics;

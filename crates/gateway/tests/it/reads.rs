@@ -1,7 +1,11 @@
 //! Reads that a standby serves, when it is known to have what they must see.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use quorate_core::gateway::PoolMode;
+use quorate_core::{Lsn, Term};
 
 use crate::door::{Door, Mode, TERM, in_both_modes};
 use crate::raw::{Answer, Raw, Say};
@@ -9,6 +13,7 @@ use crate::server::eventually;
 
 in_both_modes! {
     reads_go_to_a_standby_that_has_what_they_must_see
+    comments_ask_for_one_statement_however_it_is_sent
     every_way_to_write_is_seen_by_the_reads_behind_it
     hidden_writes_are_seen_by_the_reads_behind_them
     a_view_over_a_function_that_writes_is_taken_for_a_write
@@ -26,6 +31,9 @@ in_both_modes! {
     a_read_only_block_may_write_where_postgresql_lets_it
     a_session_pool_begins_at_the_writer
     what_a_reset_at_a_standby_finds_is_not_taken_for_a_setting
+    what_a_standby_has_shown_is_waited_for_on_the_writer
+    what_is_waited_for_is_not_waited_for_forever
+    what_a_standby_has_shown_is_of_the_history_that_it_followed
 }
 
 const WHERE: &str = "SELECT standby FROM place";
@@ -73,6 +81,41 @@ async fn reads_go_to_a_standby_that_has_what_they_must_see(mode: Mode) -> Result
     raw.ask("RESET ALL").await?.ok();
     door.want(|wanted| wanted.split = false);
     goes(&mut raw, false).await;
+    Ok(())
+}
+
+async fn comments_ask_for_one_statement_however_it_is_sent(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    door.replayed(50).await?;
+    let mut raw = door.raw().await?;
+    goes(&mut raw, true).await;
+    let strong = "SELECT /* quorate: strong */ standby FROM place";
+    let eventual = "/* quorate: eventual, prefer */ SELECT standby FROM place";
+    // By itself, parsed and run at once, and prepared before.
+    for (name, sql, place) in [("a", strong, "off"), ("b", eventual, "on")] {
+        assert_eq!(raw.value(sql).await?, place);
+        assert_eq!(raw.exchange(Say::new().statement(sql).sync()).await?.value(), place);
+        raw.exchange(Say::new().parse(name, sql).sync()).await?.ok();
+        for _ in 0..3 {
+            let again = Say::new().run(name, &[]);
+            assert_eq!(raw.exchange(again).await?.value(), place, "{sql}");
+        }
+    }
+    // What the session wrote is not there yet, and only one of them may miss it.
+    door.acknowledged(TERM, 100);
+    raw.ask("CREATE TABLE t(i int)").await?.ok();
+    for (name, place) in [("a", "off"), ("b", "on")] {
+        let again = Say::new().run(name, &[]);
+        assert_eq!(raw.exchange(again).await?.value(), place);
+    }
+    assert_eq!(raw.value(WHERE).await?, "off");
+    // Who is not understood must not get less than was asked for.
+    for wrong in ["strnog", "strong,max_staleness=soon"] {
+        let sql = format!("SELECT /* quorate: {wrong} */ 1");
+        assert_eq!(raw.ask(&sql).await?.code(), "22023");
+        assert_eq!(raw.exchange(Say::new().parse("w", &sql).sync()).await?.code(), "22023");
+        assert_eq!(raw.value("SELECT 1").await?, "1");
+    }
     Ok(())
 }
 
@@ -476,5 +519,158 @@ async fn a_session_that_a_standby_cannot_serve_leaves_it_to_others(mode: Mode) -
     b.ask("SET work_mem = '5MB'").await?.ok();
     let sql = "SELECT current_setting('work_mem') || standby FROM place";
     assert_eq!(b.value(sql).await?, "5MBon");
+    Ok(())
+}
+
+/// A commit that a standby shows and the writer does not: its backend still waits there. As far as the
+/// gateway was told, it is acknowledged.
+struct Hidden {
+    door: Door,
+    /// A transaction that is under way and stays so, and must not be waited for.
+    _open: Raw,
+}
+
+impl Hidden {
+    async fn new(mode: Mode) -> Result<Hidden> {
+        let door = Door::with_standby(mode).await?;
+        door.define(
+            "CREATE TABLE t(i int); CREATE TABLE other(i int); CREATE SEQUENCE s;
+             CREATE FUNCTION next() RETURNS bigint STABLE LANGUAGE plpgsql AS
+                 $$ BEGIN RETURN nextval('s'); END $$;
+             CREATE VIEW counted AS SELECT (SELECT count(*) FROM t) AS n, next()",
+        )
+        .await?;
+        door.standby_follows().await?;
+        door.replayed(u64::MAX).await?;
+        door.change(|view| view.acknowledged = Some(Lsn(u64::MAX)));
+        let mut open = door.raw().await?;
+        open.ask("BEGIN").await?.ok();
+        open.ask("INSERT INTO other VALUES (1)").await?.ok();
+        Ok(Hidden { door, _open: open })
+    }
+
+    /// Commits wait from now on, or are acknowledged.
+    async fn waits(&self, waits: bool) -> Result<()> {
+        let admin = self.door.admin().await?;
+        let names = if waits { "nobody" } else { "" };
+        let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+        admin.batch_execute(&sql).await?;
+        admin.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// A session that has seen the standby's one row more than the writer shows.
+    async fn ahead(&self, level: &str) -> Result<Raw> {
+        self.waits(true).await?;
+        let writes = self.door.admin().await?;
+        let waits = Arc::new(AtomicBool::new(false));
+        let there = Arc::clone(&waits);
+        tokio::spawn(async move {
+            // The server takes its time to learn that commits wait.
+            while !there.load(Ordering::SeqCst) {
+                for sql in [
+                    "SET synchronous_commit = local",
+                    "TRUNCATE t",
+                    "SET synchronous_commit = on",
+                    "INSERT INTO t VALUES (1)",
+                ] {
+                    // The test may be over.
+                    let Ok(()) = writes.batch_execute(sql).await else { return };
+                }
+            }
+        });
+        self.door.in_server("wait_event = 'SyncRep'").await;
+        waits.store(true, Ordering::SeqCst);
+        self.door.standby_follows().await?;
+        let mut raw = self.door.raw().await?;
+        raw.ask(&format!("SET quorate.consistency = '{level}'")).await?.ok();
+        goes(&mut raw, true).await;
+        assert_eq!(raw.value(COUNT).await?, "1");
+        let mut other = self.door.raw().await?;
+        other.ask("SET quorate.read_from = 'writer'").await?.ok();
+        assert_eq!(other.value(COUNT).await?, "0", "the writer shows it");
+        Ok(raw)
+    }
+}
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+async fn what_a_standby_has_shown_is_waited_for_on_the_writer(mode: Mode) -> Result<()> {
+    let hidden = Hidden::new(mode).await?;
+    for (level, way) in [
+        ("monotonic", "SET quorate.read_from = 'writer'"),
+        ("causal", "SET quorate.read_from = 'writer'"),
+        ("monotonic", "refused"),
+        ("monotonic", "begins"),
+        ("causal", "moves"),
+        ("causal", "handed over"),
+    ] {
+        let mut raw = hidden.ahead(level).await?;
+        let mut ask = COUNT;
+        match way {
+            "refused" => ask = "SELECT n, next FROM counted",
+            "begins" => ask = "BEGIN; SELECT count(*) FROM t; COMMIT",
+            "moves" => {
+                raw.ask("BEGIN READ ONLY").await?.ok();
+                assert_eq!(raw.value(COUNT).await?, "1");
+                ask = "SELECT count(*) FROM t WHERE pg_advisory_lock(7) IS NOT NULL";
+            }
+            "handed over" => {
+                // Where nothing is asked of the writer.
+                let with = [("user", "postgres"), ("database", &*hidden.door.database)];
+                let mut reads = Raw::session(hidden.door.read_only, &with).await?;
+                reads.ask("SET quorate.consistency = 'causal'").await?.ok();
+                assert_eq!(reads.value(COUNT).await?, "1");
+                let token = reads.value("SHOW quorate.token").await?;
+                raw = hidden.door.raw().await?;
+                raw.ask(&format!("SET quorate.token = '{token}'")).await?.ok();
+                raw.ask("SET quorate.read_from = 'writer'").await?.ok();
+            }
+            set => drop(raw.ask(set).await?.ok()),
+        }
+        raw.say(Say::new().query(ask)).await?;
+        assert!(raw.is_silent().await, "{level}, {way}: it does not wait");
+        hidden.waits(false).await?;
+        assert_eq!(raw.answer().await?.ok().value(), "1", "{level}, {way}");
+    }
+    Ok(())
+}
+
+async fn what_is_waited_for_is_not_waited_for_forever(mode: Mode) -> Result<()> {
+    let hidden = Hidden::new(mode).await?;
+    hidden.door.want(|wanted| wanted.hold_ms = 300);
+    let mut raw = hidden.ahead("monotonic").await?;
+    raw.ask("SET quorate.read_from = 'writer'").await?.ok();
+    let answer = raw.ask(COUNT).await?;
+    assert_eq!(answer.code(), "57P03", "{answer:?}");
+    hidden.waits(false).await?;
+    assert_eq!(raw.value(COUNT).await?, "1");
+    Ok(())
+}
+
+/// A standby shows the end of a history that the next writer does not have, after that one is known.
+async fn what_a_standby_has_shown_is_of_the_history_that_it_followed(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    door.replayed(u64::MAX).await?;
+    let mut raw = door.raw().await?;
+    raw.ask("SET quorate.consistency = 'monotonic'").await?.ok();
+    goes(&mut raw, true).await;
+    let long = "SELECT count(*) FROM generate_series(1, 5000000), place";
+    raw.say(Say::new().query(long)).await?;
+    let standby = door.standby.as_ref().unwrap();
+    eventually("it runs", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE state = 'active' AND query LIKE 'SELECT count(*) FROM generate%'";
+        (standby.value(sql).await.ok()? == "1").then_some(())
+    })
+    .await;
+    door.change(|view| {
+        view.replicas.clear();
+        view.ends = vec![(TERM, Lsn(60))];
+    });
+    door.writer(Term(TERM.0 + 1));
+    door.change(|view| view.acknowledged = Some(Lsn(u64::MAX)));
+    raw.answer().await?.ok();
+    assert_eq!(raw.ask(WHERE).await?.code(), "QR010");
     Ok(())
 }

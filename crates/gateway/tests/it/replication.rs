@@ -25,6 +25,7 @@ in_both_modes! {
     a_snapshot_waits_for_what_it_shows
     a_change_of_writer_ends_it
     nobody_passes_for_our_own_standby
+    a_slot_that_lacks_something_is_not_read
     they_are_counted_and_shown
     all_threads_count_together
     who_leaves_while_it_waits_gives_its_place_back
@@ -247,7 +248,7 @@ async fn a_commit_that_no_standby_holds_does_not_leave(mode: Mode) -> Result<()>
 }
 
 async fn a_held_stream_stays_alive(mode: Mode) -> Result<()> {
-    let server = Server::primary(&["wal_level=logical", "wal_sender_timeout=4s"]).await?;
+    let server = Server::primary(&["wal_level=logical", "wal_sender_timeout=6s"]).await?;
     let door = Door::before(Arc::new(server), mode, wanted(), None).await?;
     settled(&door, Some(true));
     let admin = door.admin().await?;
@@ -262,7 +263,7 @@ async fn a_held_stream_stays_alive(mode: Mode) -> Result<()> {
     eventually("it streams", async || (door.value(active).await.ok()? == "t").then_some(())).await;
     settled(&door, None);
     admin.batch_execute("INSERT INTO t VALUES ('late')").await?;
-    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(9)).await;
     assert_eq!(door.value(active).await?, "t", "{}", running.said());
     // What it has not got it has not confirmed.
     let sql = "SELECT count(*) FROM pg_logical_slot_peek_changes('s', NULL, NULL)";
@@ -339,6 +340,25 @@ async fn nobody_passes_for_our_own_standby(mode: Mode) -> Result<()> {
     assert_eq!(answer.code(), "42501");
     let sql = "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn > '0/F0000000'";
     assert_eq!(door.value(sql).await?, "0");
+    Ok(())
+}
+
+async fn a_slot_that_lacks_something_is_not_read(mode: Mode) -> Result<()> {
+    let door = open(mode).await?;
+    let mut decoding = raw(&door, "database", &[]).await?;
+    decoding.ask("CREATE_REPLICATION_SLOT s LOGICAL test_decoding NOEXPORT_SNAPSHOT").await?.ok();
+    let lacks = [("s".to_owned(), "it was lost".to_owned())].into();
+    door.change(|view| view.broken_slots = Arc::new(lacks));
+    let answer = decoding.ask("START_REPLICATION SLOT \"s\" LOGICAL 0/0").await?;
+    assert_eq!(answer.code(), "55000");
+    assert!(answer.errors[0].message.contains("lacks changes"), "{:?}", answer.errors);
+    let read = "SELECT active FROM pg_replication_slots";
+    assert_eq!(door.value(read).await?, "f");
+    door.change(|view| view.broken_slots = Arc::default());
+    let mut start = tool(&door, "pg_recvlogical");
+    start.args(["-d", &door.database, "--start", "-S", "s", "-f", "-", "-n"]);
+    let _running = Running::start(start)?;
+    eventually("it streams", async || (door.value(read).await.ok()? == "t").then_some(())).await;
     Ok(())
 }
 

@@ -61,6 +61,16 @@ impl Lane {
         lane
     }
 
+    /// As the superuser, in one database: whether others may connect to it is its owners' affair. A
+    /// statement that nobody waits for any more ends soon.
+    pub(super) fn of_database(options: &ServerOptions, database: &str) -> Self {
+        let mut lane = Self::superuser(options);
+        let more = lane.config.get_options().unwrap_or_default();
+        let more = format!("{more} -c client_connection_check_interval=1s");
+        lane.config.dbname(database).options(more);
+        lane
+    }
+
     /// Runs the statements of `sql` as one transaction (unless they say otherwise).
     pub(super) async fn ask(&self, action: &'static str, sql: &str) -> Result<Answer, Error> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -5,12 +5,16 @@
 //! cancelled in the middle leaves nothing half-read behind. The marker waits for standbys on a
 //! connection of its own and never delays a question.
 
+mod carry;
 mod connection;
+mod consumers;
 mod drill;
 mod freeze;
+mod past;
 mod probe;
 mod promote;
 mod slots;
+mod validate;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +23,11 @@ use quorate_core::{Lsn, NodeId, Term, TimelineId};
 use tokio::sync::watch;
 use tokio_postgres::SimpleQueryRow;
 
+pub use carry::Decoder;
+pub use consumers::{Ended, Slots};
 pub use drill::{DRILL, KeptLog};
 pub use freeze::StandbyPosition;
+pub(crate) use past::PastSpan;
 pub use probe::{Probe, WalReceiver};
 pub use promote::Promoted;
 pub use slots::{Setting, Slot};
@@ -119,6 +126,15 @@ impl Admin {
         self.questions.row("warm up", "SELECT 1").await?;
         self.marker.row("warm up", "SELECT 1").await?;
         self.slow.row("warm up", "SELECT 1").await.map(drop)
+    }
+
+    /// Ends a transaction that does nothing but have an id, and waits for nobody: standbys that have
+    /// replayed its end show whatever committed before ([`quorate_core::shows`]).
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Sql`].
+    pub async fn end_an_id(&self) -> Result<(), Error> {
+        self.questions.row("end a transaction id", "SELECT pg_current_xact_id()").await.map(drop)
     }
 
     /// Records the writer in `quorate.term` by one synchronous transaction. Returns when the

@@ -1,5 +1,6 @@
 //! Everything a decision wants to know of the local server, in one round trip.
 
+use quorate_core::status::Replay;
 use quorate_core::{Lsn, TimelineId};
 
 use super::{Admin, field, is_true, need};
@@ -25,6 +26,8 @@ pub struct Probe {
     pub walreceiver: Option<WalReceiver>,
     /// What the startup process of a standby waits for.
     pub startup_wait: Option<String>,
+    /// On a standby: what replay is at.
+    pub replay: Replay,
     /// Identifies the database system.
     pub system_id: u64,
     /// Seconds since 1970 at which the postmaster started.
@@ -35,6 +38,10 @@ pub struct Probe {
     pub unsafe_settings: Vec<String>,
     /// The value in force: whom commits wait for.
     pub synchronous_standby_names: String,
+    /// The first transaction id that a snapshot does not reach.
+    pub snapshot_end: u64,
+    /// The first transaction id that the server does not know.
+    pub next_id: u64,
 }
 
 /// The process that streams from the upstream.
@@ -77,13 +84,21 @@ SELECT pg_is_in_recovery(), pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
     CASE WHEN current_setting('recovery_target_timeline') <> 'latest'
       THEN 'recovery_target_timeline' END,
     CASE WHEN current_setting('listen_addresses') <> '' THEN 'listen_addresses' END),
-  current_setting('synchronous_standby_names')
+  current_setting('synchronous_standby_names'),
+  a.startup_wait_type, a.oldest_pid,
+  (extract(epoch FROM clock_timestamp() - a.oldest_start) * 1000)::bigint,
+  pg_snapshot_xmax(now.snapshot), age(xid(pg_snapshot_xmax(now.snapshot)))
 FROM (SELECT max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup_wait,
-        max(pid) FILTER (WHERE backend_type = 'walreceiver') AS receiver
+        max(wait_event_type) FILTER (WHERE backend_type = 'startup') AS startup_wait_type,
+        max(pid) FILTER (WHERE backend_type = 'walreceiver') AS receiver,
+        min(xact_start) FILTER (WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid())
+          AS oldest_start,
+        (array_agg(pid ORDER BY xact_start)
+          FILTER (WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()))[1] AS oldest_pid
       FROM pg_stat_activity OFFSET 0) AS a
   LEFT JOIN pg_stat_wal_receiver AS w ON true,
   pg_control_system() AS system, pg_control_checkpoint() AS checkpoint,
-  pg_control_recovery() AS recovery";
+  pg_control_recovery() AS recovery, (SELECT pg_current_snapshot() AS snapshot OFFSET 0) AS now";
 
 impl Admin {
     /// Asks once.
@@ -100,6 +115,9 @@ impl Admin {
         let receiver: Option<i32> = field(&row, 7, "a pid")?;
         let walreceiver =
             receiver.map(|pid| WalReceiver { pid, status: row.get(8).map(str::to_owned) });
+        let snapshot_end = need(&row, 18, "a transaction id")?;
+        // An id's age is how many were given since, without the need to give another one.
+        let given: u64 = need(&row, 19, "an age")?;
         let names = |column: usize| {
             let text = row.get(column).unwrap_or_default();
             text.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect()
@@ -113,11 +131,18 @@ impl Admin {
             timeline,
             walreceiver,
             startup_wait: row.get(9).map(str::to_owned),
+            replay: Replay {
+                wait: row.get(15).zip(row.get(9)).map(|(kind, event)| format!("{kind}:{event}")),
+                oldest_pid: field(&row, 16, "a pid")?,
+                oldest_ms: field::<u64>(&row, 17, "an age")?,
+            },
             system_id: need(&row, 10, "the system identifier")?,
             started_at: need(&row, 11, "the start time")?,
             pending_restart: names(12),
             unsafe_settings: names(13),
             synchronous_standby_names: row.get(14).unwrap_or_default().to_owned(),
+            snapshot_end,
+            next_id: snapshot_end + given,
         })
     }
 }

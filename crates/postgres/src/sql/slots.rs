@@ -84,6 +84,22 @@ impl Admin {
         rows.iter().map(slot).collect()
     }
 
+    /// Roles and databases for which `synchronous_commit` is set below `on`, as `role app: off`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Sql`], [`Error::Unreadable`].
+    pub async fn lowered_commits(&self) -> Result<Vec<String>, Error> {
+        let sql = "SELECT concat_ws(' in ', CASE WHEN s.setrole <> 0 THEN 'role ' || r.rolname END,              CASE WHEN s.setdatabase <> 0 THEN 'database ' || d.datname END) || ': ' || \
+             split_part(c, '=', 2) \
+             FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) c \
+             LEFT JOIN pg_roles r ON r.oid = s.setrole \
+             LEFT JOIN pg_database d ON d.oid = s.setdatabase \
+             WHERE split_part(c, '=', 1) = 'synchronous_commit' \
+             AND split_part(c, '=', 2) NOT IN ('on', 'remote_apply') ORDER BY 1";
+        let rows = self.questions.ask("look for lowered commits", sql).await?.rows;
+        rows.iter().map(|row| need(row, 0, "a role")).collect()
+    }
+
     /// Every parameter of this server.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! One server from nothing to writer.
 
+use std::os::unix::process::CommandExt;
 use std::time::Instant;
 
+use quorate_core::slots::{Kept, Kind};
 use quorate_core::{Lsn, NodeId, Term, TimelineId};
 use quorate_postgres::{
-    Cancelled, Directory, DiskProbe, Error, Marker, Mode, Settings, Status, Written, bootstrap,
-    examine, judge_setting, read_control_data, reserve_timelines, write_settings,
+    Cancelled, Directory, DiskProbe, Error, Marker, Mode, ServerOptions, Settings, SlotEnded,
+    Status, Written, bootstrap, examine, judge_setting, read_control_data, reserve_timelines, room,
+    write_settings,
 };
 
 use crate::harness::{
@@ -258,4 +261,51 @@ async fn slots_are_kept_and_the_disk_is_felt() {
     until("a write to pg_wal", felt).await;
     assert!(matches!(&*node.server.status().borrow(), Status::Running { .. }));
     node.stop().await;
+}
+
+/// Whoever made a slot and whoever reads it: it is seen, and can be ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_others_are_seen_and_ended() {
+    let root = directory();
+    let node = node(root.path(), "a").await;
+    node.start().await;
+    assert_eq!(node.admin.all_slots().await.unwrap().slots, [], "on a standby, too");
+    node.promote(2).await;
+    assert!(room(&node.options).unwrap().free > 0);
+    node.sql("SELECT pg_create_logical_replication_slot('cdc', 'pgoutput')").await;
+    node.sql("SELECT pg_create_physical_replication_slot('stray', true)").await;
+    let seen = node.admin.all_slots().await.unwrap();
+    let [cdc, stray] = &seen.slots[..] else { panic!("{seen:?}") };
+    assert_eq!((cdc.kind, stray.kind), (Kind::Logical, Kind::Physical));
+    assert_eq!((cdc.kept, stray.kept), (Kept::Held, Kept::Held));
+    assert_eq!(cdc.database.as_deref(), Some("postgres"));
+    assert!(cdc.reached() <= Some(seen.end) && stray.restart <= Some(seen.end), "{seen:?}");
+    // Read by a superuser, whom Quorate's own role could not end.
+    let mut receive =
+        std::process::Command::new(node.options.install.bin_dir.join("pg_receivewal"));
+    receive.args(["-U", "postgres", "-p", "5432", "-S", "stray", "-n", "-h"]);
+    receive.arg(&node.options.run_dir).arg("-D").arg(&node.options.run_dir).current_dir("/");
+    receive.stderr(std::process::Stdio::null());
+    let mut receiving = as_server(&mut receive, &node.options).spawn().unwrap();
+    let active = || async {
+        let slots = node.admin.all_slots().await.unwrap().slots;
+        slots.iter().find(|s| s.name == "stray")?.active_pid
+    };
+    until("somebody reads it", active).await;
+    assert_eq!(node.admin.end_slot("stray").await.unwrap(), SlotEnded::Dropped);
+    assert_eq!(node.admin.end_slot("stray").await.unwrap(), SlotEnded::NotThere);
+    assert!(!receiving.wait().unwrap().success(), "it goes on without its slot");
+    assert_eq!(node.admin.end_slot("cdc").await.unwrap(), SlotEnded::Dropped);
+    node.stop().await;
+}
+
+/// The same program as the server's user, where we are root.
+fn as_server<'a>(
+    command: &'a mut std::process::Command,
+    options: &ServerOptions,
+) -> &'a mut std::process::Command {
+    if let Some(user) = &options.run_as {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
 }

@@ -6,3 +6,4 @@ mod copies;
 mod harness;
 mod lifecycle;
 mod processes;
+mod validate;

@@ -72,6 +72,35 @@ async fn a_postmasters_death_is_seen_as_early_as_by_its_backends() {
     node.stop().await;
 }
 
+/// A backend that has just been forked still holds both ends of the pipe: it is found all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postmasters_pipe_is_found_while_backends_are_forked() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let root = directory();
+    let node = node(root.path(), "a").await;
+    let pid = node.start().await;
+    let socket = node.options.socket();
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
+    let storm = (0..4).map(|_| {
+        let (socket, stop) = (socket.clone(), std::sync::Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                drop(std::os::unix::net::UnixStream::connect(&socket));
+            }
+        })
+    });
+    let storm: Vec<_> = storm.collect();
+    for look in 0..30 {
+        let line = quorate_postgres::Lifeline::of(pid).unwrap();
+        assert!(line.is_exact(), "look {look}: {line:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in storm {
+        thread.join().unwrap();
+    }
+    node.stop().await;
+}
+
 /// Signals do not reach a stopped postmaster; death does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_postmaster_can_be_ended() {

@@ -21,6 +21,7 @@ use serde_json::json;
 use super::reach::Failure;
 use super::{Global, InitArgs, JoinArgs, NodeArgs};
 use crate::config::{Config, ConfigFile, Listen, PostgresFile, told};
+use crate::page::web::WebTls;
 
 /// Largest message of a join.
 const JOIN_BYTES_MAX: usize = 256 * 1024;
@@ -109,9 +110,16 @@ fn new_file(args: &NodeArgs, witness: bool) -> Result<ConfigFile> {
         advertise,
         zone: args.zone.clone(),
         witness,
-        listen: Listen { gateway: args.gateway, read_only: None, link: args.link, web: args.web },
+        listen: Listen {
+            gateway: args.gateway,
+            read_only: None,
+            link: args.link,
+            web: args.web,
+            web_tls: WebTls::default(),
+        },
         postgres: PostgresFile { bin: args.postgres_bin.clone(), ..PostgresFile::default() },
         tls: None,
+        notify: Vec::new(),
         routes: Default::default(),
     })
 }

@@ -49,7 +49,7 @@ impl Demo {
     }
 
     fn global(&self, i: usize) -> Global {
-        Global { dir: Some(self.node_dir(i)), url: None, admin_token: None, json: false }
+        Global { dir: Some(self.node_dir(i)), url: None, ca: None, admin_token: None, json: false }
     }
 
     async fn quorate(&self, args: &[&str]) -> Result<String> {

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::reach::{self, Failure};
-use super::show::{bytes, clock, table};
+use quorate_core::words::bytes;
+
+use super::show::{clock, table};
 use super::{DrillArgs, DrillWord, Global, operate};
 use crate::drill::plan::{Plan, words};
 use crate::drill::{Progress, Report, page};
@@ -20,6 +22,8 @@ use crate::http::Ask;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a conductor may be silent: the node that was asked may be the one that is hurt.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// How long the next drill waits until every node is in its place.
+const PLACE_WAIT: Duration = Duration::from_secs(60);
 
 /// `quorate drill`.
 pub async fn drill(global: &Global, args: DrillArgs) -> Result<()> {
@@ -76,18 +80,37 @@ async fn all(global: &Global, args: &DrillArgs) -> Result<()> {
     }
     operate::confirm("All this is done to the running cluster, one after the other.", args.yes)?;
     let mut records = Vec::new();
+    let mut stopped = None;
     for plan in plans {
-        let report = one(global, plan.drill, args).await?;
-        let aborted = report.record.outcome == Outcome::Aborted;
-        records.push(report.record);
-        if aborted {
+        match in_turn(global, plan.drill, args).await {
+            Ok(report) => records.push(report.record),
+            Err(error) => stopped = Some(error),
+        }
+        if stopped.is_some() || records.last().is_some_and(|r| r.outcome == Outcome::Aborted) {
             break;
         }
     }
-    if !global.json {
+    if !global.json && !records.is_empty() {
         println!("\n{}", table(&rows(&records)));
     }
-    verdict(&records)
+    match stopped {
+        Some(error) => Err(error.context("the drills end here")),
+        None => verdict(&records),
+    }
+}
+
+/// Runs a drill that could be done at first, once it can be done again: a server that has just been
+/// given back its place may start once more on a busy machine.
+async fn in_turn(global: &Global, drill: Drill, args: &DrillArgs) -> Result<Report> {
+    let began = Instant::now();
+    while let Err(error) = plan(global, drill).await {
+        let refused = error.downcast_ref::<Failure>().is_some_and(Failure::is_refusal);
+        if !refused || began.elapsed() > PLACE_WAIT {
+            return Err(error);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    one(global, drill, args).await
 }
 
 /// Runs one drill to its end, and tells of it.
@@ -131,7 +154,7 @@ async fn one(global: &Global, drill: Drill, args: &DrillArgs) -> Result<Report> 
     }
     if !args.no_html {
         let file = file(args, &report.record);
-        std::fs::write(&file, page::page(&report))
+        std::fs::write(&file, page::page(&report, None))
             .with_context(|| format!("cannot write the report to {}", file.display()))?;
         if !global.json {
             println!("\n  report: {}", file.display());

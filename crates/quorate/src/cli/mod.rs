@@ -1,15 +1,23 @@
 //! The command line. One file per group of commands; `main` parses, these do.
 
+pub mod alerts;
+pub mod backfill;
 pub mod cluster;
 pub mod config;
+pub mod ddl;
+pub mod delayed;
 pub mod demo;
 pub mod drill;
 pub mod operate;
 pub mod plan;
 pub mod reach;
 pub mod recover;
+pub mod review;
 pub mod run;
 pub mod show;
+pub mod slots;
+pub mod top;
+pub mod validate;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,11 +28,13 @@ use quorate_core::NodeId;
 use quorate_core::document::Timing;
 use quorate_core::drill::Drill;
 use quorate_core::plan::{Domain, Loss, Reads};
+use quorate_core::slots::DropPolicy;
 
 /// Replication, failover and one address for ordinary PostgreSQL servers.
 ///
 /// One process per host. `quorate init` makes a cluster, `quorate join` adds a host to it,
 /// `quorate run` runs a node, `quorate demo` shows a whole cluster on this machine.
+/// What commands ask of nodes is an HTTP API, described at `/api/openapi.json` of each web port.
 ///
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused (the answer says why);
 /// 4 no node could be reached.
@@ -43,9 +53,14 @@ pub struct Global {
     /// The node's directory [default: /var/lib/quorate]. For `demo`: keep the data here.
     #[arg(long, global = true, env = "QUORATE_DIR")]
     pub dir: Option<PathBuf>,
-    /// Ask the web port of some node instead of the local control socket: http://host:6434
+    /// Ask the web port of some node instead of the local control socket: https://host:6434, or
+    /// http://
     #[arg(long, global = true, env = "QUORATE_URL")]
     pub url: Option<String>,
+    /// For https: a file with the certificate of the authority that the web port's own comes from
+    /// (`quorate ca` prints the cluster's) [default: that of the node in --dir].
+    #[arg(long, global = true, env = "QUORATE_CA")]
+    pub ca: Option<PathBuf>,
     /// Admin token for actions through a web port (the node's `admin.token` file).
     #[arg(long, global = true, env = "QUORATE_ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<String>,
@@ -79,6 +94,12 @@ pub enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Show the cluster on one screen, live, until Ctrl-C: nodes, lag over time, alerts, events.
+    Top {
+        /// Show it once.
+        #[arg(long)]
+        once: bool,
+    },
     /// Explain the cluster as it is now in four sentences: where writes go, how they are copied, what
     /// reads see, what happens when the writer fails.
     Explain {
@@ -94,6 +115,32 @@ pub enum Command {
         /// Go on showing new ones until Ctrl-C.
         #[arg(long)]
         follow: bool,
+    },
+    /// Show what is wrong: what fires, what is about to, what is silenced.
+    Alerts {
+        #[command(subcommand)]
+        command: Option<alerts::AlertsCommand>,
+    },
+    /// Review whether the cluster is ready: a checklist of what is proved, refuted or unknown, with the
+    /// evidence and what to do. Exit code 3 when something is refuted.
+    Review {
+        /// Fail as well while something is unknown.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Run the queries of [validation.NAME] in the cluster document on the writer now, as each new writer
+    /// does by itself: each must be answered with true. Exit code 1 when one fails. What they show is
+    /// recorded, and ends or begins the alert validation-failed.
+    Validate {
+        /// Only this query.
+        name: Option<String>,
+    },
+    /// Print what Prometheus is told, or what it needs to make something of it.
+    Metrics {
+        /// `show`: the node's metrics; `rules`: a rule file for Prometheus; `dashboard`: a dashboard
+        /// for Grafana.
+        #[arg(value_enum, default_value_t = MetricsWord::Show)]
+        what: MetricsWord,
     },
     /// Hand the writing over to another node, with a pause of a fraction of a second.
     Switchover {
@@ -163,9 +210,25 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Run a statement portion by portion until it finds nothing more to do, at the pace that the copies'
+    /// contracts allow. It may be stopped at any time and run again.
+    Backfill(backfill::BackfillArgs),
+    /// Get back what was deleted, from a copy that replays later.
+    Delayed {
+        #[command(subcommand)]
+        command: delayed::DelayedCommand,
+    },
+    /// Look at a migration before it runs.
+    Ddl {
+        #[command(subcommand)]
+        command: DdlCommand,
+    },
     /// Rehearse a failure on the running cluster: with clients of its own it measures what a real one
     /// would cost, verifies that nothing is lost, puts everything back and writes a report.
     Drill(DrillArgs),
+    /// Show replication slots, adopt them, drop them: whose each is, how much log it keeps, and what
+    /// happens when it keeps more than it may.
+    Slots(SlotsArgs),
     /// Plan a cluster: how many nodes, where, which timing, and what that cannot promise. Needs no
     /// cluster.
     #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -179,6 +242,28 @@ pub enum Command {
         #[arg(long, default_value_t = 60)]
         minutes: u64,
     },
+}
+
+/// `quorate ddl …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DdlCommand {
+    /// Say of each statement of a file which locks it takes, what it reads and rewrites, what replicas
+    /// and subscribers notice, and what to do instead. Exit code 3 when others would wait for long.
+    Check {
+        /// The file (`-`: standard input).
+        file: String,
+    },
+}
+
+/// What `quorate metrics` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MetricsWord {
+    /// The node's metrics.
+    Show,
+    /// A rule file for Prometheus.
+    Rules,
+    /// A dashboard for Grafana.
+    Dashboard,
 }
 
 /// Where a new node listens and what it is called.
@@ -299,6 +384,70 @@ impl std::str::FromStr for DrillWord {
             name => name.parse().map(Self::One),
         }
     }
+}
+
+/// `quorate slots`.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct SlotsArgs {
+    #[command(subcommand)]
+    pub command: Option<SlotsCommand>,
+    /// Slots of this node instead of the writer's.
+    #[arg(long)]
+    pub node: Option<NodeId>,
+}
+
+/// `quorate slots …`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SlotsCommand {
+    /// Say in the cluster document whose a slot is and how much log it may keep, or change that. A
+    /// slot may be adopted before it is made.
+    Adopt {
+        /// The slot.
+        name: String,
+        /// Who answers for it, such as a team or an address.
+        #[arg(long)]
+        owner: Option<String>,
+        /// What reads it: who loses what when it is dropped.
+        #[arg(long)]
+        consumer: Option<String>,
+        /// Log that it may keep on the writer: 20GB.
+        #[arg(long, value_name = "SIZE", value_parser = plan::words::size)]
+        max_bytes: Option<u64>,
+        /// How late its consumer may be: 15m.
+        #[arg(long, value_name = "TIME", value_parser = plan::words::time)]
+        max_lag: Option<Duration>,
+        /// When it keeps more: never (writes stop instead), approval (a person decides), auto (drop
+        /// it).
+        #[arg(long, value_parser = policy)]
+        drop: Option<DropPolicy>,
+        /// Whether standbys carry it, so that a logical slot goes on when the writer moves (from
+        /// PostgreSQL 16 on): true or false. Without: where PostgreSQL can.
+        #[arg(long, value_name = "BOOL")]
+        carry: Option<bool>,
+    },
+    /// Take a slot out of the cluster document. It stays, and is reported as unknown.
+    Disown {
+        /// The slot.
+        name: String,
+    },
+    /// Drop a slot, whoever made it: its reader is ended, and has to begin anew.
+    Drop {
+        /// The slot.
+        name: String,
+        /// On this node instead of the writer.
+        #[arg(long)]
+        node: Option<NodeId>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Acknowledge what an adopted slot lacks since it was lost or dropped: its consumer has begun anew,
+    /// or is about to. A new slot of that name can then be read.
+    Ack {
+        /// The slot.
+        name: String,
+    },
 }
 
 /// `quorate recover`.
@@ -429,6 +578,11 @@ pub enum PlanCommand {
         #[arg(long, value_name = "D", default_value_t = 0)]
         down: u8,
     },
+}
+
+fn policy(text: &str) -> Result<DropPolicy, String> {
+    let json = serde_json::Value::String(text.to_owned());
+    serde_json::from_value(json).map_err(|_| "use never, approval or auto".to_owned())
 }
 
 fn timing(text: &str) -> Result<Timing, String> {

@@ -12,7 +12,7 @@ use quorate_core::status::Doing;
 use serde_json::{Value, json};
 
 use super::reach::{self, Failure};
-use super::{Global, show};
+use super::{Global, show, slots};
 use crate::http::Ask;
 
 /// Pause between looks at an operation's progress.
@@ -33,7 +33,7 @@ pub fn confirm(question: &str, yes: bool) -> Result<()> {
     if answer.trim() == "yes" { Ok(()) } else { bail!("nothing was done") }
 }
 
-async fn look(global: &Global) -> Result<ClusterStatus> {
+pub(super) async fn look(global: &Global) -> Result<ClusterStatus> {
     reach::get(global, "/api/status").await
 }
 
@@ -50,6 +50,19 @@ pub fn serving(status: &ClusterStatus) -> Option<NodeId> {
     let writer = status.writer.filter(|_| status.phase == Phase::Serving)?;
     let word = status.nodes.get(&writer)?.status.as_ref()?.writer.as_ref()?;
     (word.serving && word.term == status.term).then_some(writer)
+}
+
+/// Milliseconds without a word after which a node counts as silent.
+pub const SILENT_MS: u64 = 1000;
+
+/// Whether a node is there, as far as can be seen.
+pub fn is_heard(member: &Member) -> bool {
+    !member.gone && member.heard_ms.is_some_and(|ms| ms <= SILENT_MS)
+}
+
+/// Who takes writes, as far as can be seen: a writer that is not heard may have stopped.
+pub fn writes(status: &ClusterStatus) -> Option<NodeId> {
+    serving(status).filter(|w| status.nodes.get(w).is_some_and(is_heard))
 }
 
 /// The newest event's number: what comes later belongs to what is asked for next.
@@ -91,6 +104,7 @@ async fn new_writer(global: &Global, term: u64, since: u64, wait: u64) -> Result
 
 /// `quorate switchover`.
 pub async fn switchover(global: &Global, to: Option<NodeId>, wait: u64) -> Result<()> {
+    slots::warn_of_move(global, to).await;
     let since = newest(global).await?;
     let answer = reach::call(global, Ask::post("/api/switchover", json!({ "to": to }))).await?;
     let term = answer["term"].as_u64().unwrap_or(0);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use quorate_agent::health::Health;
@@ -27,9 +27,11 @@ use super::Global;
 use crate::config::{Config, passable_dir, told};
 use crate::drill::conduct::Conductor;
 use crate::drill::faults::Faults;
+use crate::page::guard::Guard;
+use crate::page::web::{Caller, Web};
 use crate::ports::{CERTIFICATE_VALIDITY, LinkDial};
 use crate::world::Cluster;
-use crate::{api, ports};
+use crate::{api, page, ports};
 
 /// How often certificates are looked at.
 const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
@@ -45,17 +47,26 @@ pub async fn run(global: &Global) -> Result<()> {
     let config = Config::load(global.dir())?;
     let (node, orders) = assemble(&config).await?;
     let world = Cluster::follow(&node);
-    let tls = Arc::new(TlsSource::new(None));
-    crate::tls::keep(&config, &node, &tls)?;
+    let [tls, web_tls] = [(); 2].map(|()| Arc::new(TlsSource::new(None)));
+    crate::tls::keep(&config, &node, &tls, &web_tls)?;
     let gateway = gateway(&config, &world, tls)?;
     let faults = Faults::new(Arc::clone(&node), gateway.door());
-    let api = api::router(Arc::clone(&node), Conductor::new(Arc::clone(&node), faults));
+    let conductor = Conductor::new(Arc::clone(&node), faults);
+    let api = api::router(Arc::clone(&node), conductor, gateway.meter());
     let cancel = gateway.cancel_client();
     let sessions = Arc::new(Sessions::new(world, SESSIONS_MAX, cancel));
-    let listening = listen(&config, &node, &sessions, &api).await?;
+    let listening = listen(&config, &node, &sessions, &api, web_tls).await?;
     tokio::spawn(follow_members(Arc::clone(&node), config.clone()));
     tokio::spawn(renew(Arc::clone(&node), config.clone()));
     tokio::spawn(quorate_agent::coordinate::run(Arc::clone(&node)));
+    node.vitals.set_machine(
+        std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        memory(),
+        config.file.notify.len() as u32,
+    );
+    if !config.file.notify.is_empty() {
+        tokio::spawn(crate::notify::run(Arc::clone(&node), config.file.notify.clone()));
+    }
     let mut work = tokio::spawn(quorate_agent::run::run(Arc::clone(&node), orders));
     tracing::info!(node = %config.file.name, dir = %config.dir.display(), "node started");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -151,7 +162,7 @@ fn cluster_number(dir: &std::path::Path, identity: &Identity) -> Result<u64> {
         .with_context(|| format!("the certificate in {} names no cluster", dir.display()))
 }
 
-fn server_options(config: &Config) -> Result<ServerOptions> {
+pub(super) fn server_options(config: &Config) -> Result<ServerOptions> {
     let file = &config.file.postgres;
     let hint = |e: quorate_postgres::Error| told(&e, e.hint());
     let install = Install::find(file.bin.as_deref()).map_err(hint)?;
@@ -228,6 +239,7 @@ async fn listen(
     node: &Arc<Node>,
     sessions: &Arc<Sessions>,
     api: &axum::Router,
+    web_tls: Arc<TlsSource>,
 ) -> Result<tokio::task::JoinSet<()>> {
     let mut tasks = tokio::task::JoinSet::new();
     let ports = &config.file.listen;
@@ -238,7 +250,10 @@ async fn listen(
     let token = std::fs::read_to_string(config.admin_token_file())
         .with_context(|| format!("cannot read {}", config.admin_token_file().display()))?;
     let web = TcpListener::bind(ports.web).await.with_context(|| taken("HTTP", ports.web))?;
-    let guarded = api::guarded(api.clone(), token.trim().to_owned());
+    let web = Web::new(web, ports.web_tls, web_tls)?;
+    let guard = Guard::new(config.file.name, token.trim());
+    let guarded = page::guarded(api.clone(), guard, ports.web_tls);
+    let guarded = guarded.into_make_service_with_connect_info::<Caller>();
     tasks.spawn(async move {
         if let Err(e) = axum::serve(web, guarded).await {
             tracing::error!(error = %e, "the web port closed");
@@ -295,9 +310,24 @@ async fn renew(node: Arc<Node>, config: Config) {
     }
 }
 
+/// Memory of this host, in bytes.
+fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// When an identity expires, in milliseconds since 1970.
+fn expiry(identity: &Identity) -> u64 {
+    let until = identity.expires_at().duration_since(SystemTime::UNIX_EPOCH);
+    until.unwrap_or_default().as_millis() as u64
+}
+
 fn renew_once(node: &Node, config: &Config) -> Result<()> {
     let dir = config.identity_dir();
     let identity = Identity::load(&dir)?;
+    node.vitals.set_certificate(expiry(&identity));
     if !identity.should_renew(clock::wall()) {
         return Ok(());
     }
@@ -311,6 +341,7 @@ fn renew_once(node: &Node, config: &Config) -> Result<()> {
     let renewed = Identity::new(&certificate, &key, authority.cert_pem())?;
     renewed.save(&dir)?;
     node.parts.links.set_identity(&renewed)?;
+    node.vitals.set_certificate(expiry(&renewed));
     tracing::info!("the node's certificate was renewed");
     Ok(())
 }

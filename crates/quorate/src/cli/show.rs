@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::Result;
 use quorate_agent::view::{ClusterStatus, Member};
 use quorate_core::authority::Phase;
-use quorate_core::document::Role;
 use quorate_core::state::{DocumentVersion, Event, NodeKind};
 use quorate_core::status::Doing;
+use quorate_core::words::{bytes, seconds};
 use quorate_core::{Lsn, NodeId};
 
-use super::{Global, reach};
+use super::{Global, MetricsWord, reach};
 use crate::explain;
 
 /// Pause between two pictures of `--watch` and `--follow`.
@@ -102,8 +102,8 @@ fn rows(status: &ClusterStatus) -> Vec<Vec<String>> {
         .and_then(|w| status.nodes.get(&w)?.status.as_ref()?.server.as_ref())
         .map(|s| s.flushed);
     let head = [
-        "NODE", "ROLE", "STATE", "TIMELINE", "LOG END", "REPLAYED", "LAG", "PROMISED", "HEARD",
-        "WHY",
+        "NODE", "ROLE", "STATE", "TIMELINE", "LOG END", "REPLAYED", "LAG", "CONTRACT", "PROMISED",
+        "HEARD", "WHY",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (name, member) in &status.nodes {
@@ -123,10 +123,25 @@ fn row(status: &ClusterStatus, name: NodeId, member: &Member, end: Option<Lsn>) 
         (_, _, Some(s)) => doing_word(s.doing).to_owned(),
     };
     let state_words = state.as_str();
-    let lag = match (end, server) {
-        (Some(_), _) if status.writer == Some(name) => dash(),
-        (Some(end), Some(s)) => bytes(end.bytes_since(s.replayed)),
+    let lag = match (member.lag, end, server) {
+        _ if status.writer == Some(name) => dash(),
+        (Some(lag), _, _) if lag.replay_ms == 0 => bytes(lag.bytes),
+        (Some(lag), _, _) => {
+            let more = if lag.or_more { "≥" } else { "" };
+            let late = seconds(Duration::from_millis(lag.replay_ms));
+            format!("{}, {more}{late}", bytes(lag.bytes))
+        }
+        (None, Some(end), Some(s)) => bytes(end.bytes_since(s.replayed)),
         _ => dash(),
+    };
+    let contract = match member.lag {
+        Some(lag) if lag.broken_ms.is_some() => {
+            let late = Duration::from_millis(lag.replay_ms);
+            let recovers = member.contract.recovers(late, lag.bytes).is_some();
+            if recovers { "recovers" } else { "BROKEN" }.to_owned()
+        }
+        Some(_) => "kept".to_owned(),
+        None => dash(),
     };
     vec![
         if status.writer == Some(name) { format!("{name} *") } else { name.to_string() },
@@ -136,6 +151,7 @@ fn row(status: &ClusterStatus, name: NodeId, member: &Member, end: Option<Lsn>) 
         server.map_or_else(dash, |s| s.flushed.to_string()),
         server.map_or_else(dash, |s| s.replayed.to_string()),
         lag,
+        contract,
         word.and_then(|s| s.promised).map_or_else(dash, |t| t.to_string()),
         member.heard_ms.map_or_else(dash, |ms| format!("{ms} ms")),
         word.map_or_else(String::new, |s| {
@@ -151,8 +167,7 @@ fn row(status: &ClusterStatus, name: NodeId, member: &Member, end: Option<Lsn>) 
 fn role_word(member: &Member) -> &'static str {
     match (member.node.kind, member.role) {
         (NodeKind::Witness, _) => "witness",
-        (NodeKind::Data, Role::Ha) => "ha",
-        (NodeKind::Data, Role::Read) => "read",
+        (NodeKind::Data, role) => role.as_str(),
     }
 }
 
@@ -176,18 +191,6 @@ pub fn doing_word(doing: Doing) -> &'static str {
     }
 }
 
-/// Bytes for people.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 /// Columns as wide as their widest cell.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -205,6 +208,21 @@ pub fn table(rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// `quorate metrics`.
+pub async fn metrics(global: &Global, what: MetricsWord) -> Result<()> {
+    match what {
+        MetricsWord::Show => {
+            let text: String = reach::get(global, "/api/metrics").await?;
+            print!("{text}");
+        }
+        MetricsWord::Rules => print!("{}", crate::metrics::rules()),
+        MetricsWord::Dashboard => {
+            println!("{}", serde_json::to_string_pretty(&crate::metrics::dashboard())?);
+        }
+    }
+    Ok(())
 }
 
 /// `quorate events`.
@@ -256,10 +274,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_read_well() {
+    fn times_read_well() {
         assert_eq!(clock(0), "1970-01-01 00:00:00.000Z");
         assert_eq!(clock(1_795_226_096_789), "2026-11-21 01:54:56.789Z");
-        assert_eq!(bytes(512), "512 B");
-        assert_eq!(bytes(5 * 1024 * 1024), "5.0 MB");
     }
 }

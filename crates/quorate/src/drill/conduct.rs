@@ -9,16 +9,28 @@ use quorate_agent::node::wall_millis;
 use quorate_core::Answer;
 use quorate_core::drill::{Measures, Outcome, Record};
 use quorate_core::state::{Change, State};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::faults::Faults;
 use super::plan::Plan;
 use super::run::{RECORD_WAIT, Run};
-use super::{Line, Progress, Report, lasts};
+use super::{Line, Progress, Report, WAIT_MAX, lasts};
 
 /// How long a node may take to learn of a drill that was recorded.
 const KNOWN_WAIT: Duration = Duration::from_secs(3);
+
+/// Room for a drill's clients, as its conductor asks for it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Room {
+    number: u64,
+    /// Of the password that they come with.
+    verifier: String,
+    /// How long they may log in.
+    seconds: u64,
+}
 
 /// A node's part in drills.
 pub struct Conductor {
@@ -152,18 +164,20 @@ impl Conductor {
     ///
     /// # Errors
     /// Why not.
-    pub async fn stage(&self, body: &Value) -> Result<Value, String> {
-        let verifier = body["verifier"].as_str().unwrap_or_default();
-        let seconds = body["seconds"].as_u64().unwrap_or_default();
-        let number = body["number"].as_u64().unwrap_or_default();
+    pub async fn stage(&self, room: &Room) -> Result<Value, String> {
+        let Room { number, ref verifier, seconds } = *room;
+        if !verifier.starts_with("SCRAM-SHA-256$") {
+            return Err("a verifier of a password is needed, not a password".to_owned());
+        }
+        let most = lasts(WAIT_MAX).as_secs();
+        if seconds > most {
+            return Err(format!("seconds: no drill lasts longer than {most}"));
+        }
         // What its conductor knows is agreed may come here a moment later.
         let mut state = self.node.parts.consensus.watch();
         let known = state.wait_for(|s| s.drill.as_ref().is_some_and(|d| d.id == number));
         if tokio::time::timeout(KNOWN_WAIT, known).await.is_err() {
             return Err("that drill is not under way".to_owned());
-        }
-        if !verifier.starts_with("SCRAM-SHA-256$") {
-            return Err("a verifier of a password is needed, not a password".to_owned());
         }
         let database = self.database()?;
         let staged = database.admin.stage_drill(number, verifier, seconds).await;

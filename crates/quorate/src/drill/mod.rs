@@ -13,7 +13,7 @@
 
 mod canary;
 pub mod conduct;
-mod encryption;
+pub mod encryption;
 pub mod faults;
 pub mod page;
 pub mod plan;

@@ -4,7 +4,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use quorate_core::drill::{Measures, Millis};
 
 use super::{COLUMN, Column, Line, Report};
-use crate::cli::show::{bytes, clock};
+use quorate_core::words::bytes;
+
+use crate::cli::show::clock;
 
 /// The picture's size in its own units.
 const WIDTH: f64 = 960.0;
@@ -17,12 +19,9 @@ const LABEL_ROWS: usize = 4;
 /// Bars that the picture has room for.
 const BARS_MAX: usize = 480;
 
-const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #d8dee6; --ground: #fff;
-  --panel: #f5f7fa; --good: #16794a; --bad: #b3261e; --wait: #8a6100; --bar: #3b74c4; --mark: #8a94a3 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa6b5; --line: #323b47;
-  --ground: #12171d; --panel: #1a2129; --good: #54c98b; --bad: #ff8a80; --wait: #e6b450;
-  --bar: #6ea3ea; --mark: #7d8896 } }
+const STYLE: &str = concat!(
+    include_str!("../page/palette.css"),
+    "
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--ground);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
@@ -31,7 +30,7 @@ h2 { font-size: 1.1rem; margin: 2.25rem 0 .6rem }
 p { margin: .4rem 0 } .soft { color: var(--soft) }
 .word { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; font-weight: 600;
   border: 1.5px solid currentColor; font-size: 1rem; margin-right: .5rem }
-.passed { color: var(--good) } .failed { color: var(--bad) } .aborted { color: var(--wait) }
+a { color: var(--bar) } .passed { color: var(--good) } .failed { color: var(--bad) } .aborted { color: var(--wait) }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem;
   margin: 1.25rem 0 }
 .figure { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem;
@@ -48,10 +47,11 @@ td.held { font-weight: 600; white-space: nowrap }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem;
   overflow-x: auto; margin: .5rem 0; font: 14px/1.5 ui-monospace, monospace }
 footer { margin-top: 3rem; color: var(--soft); font-size: .87rem }
-";
+"
+);
 
-/// The page.
-pub fn page(report: &Report) -> String {
+/// The page; with a way back where it is served, and none where it is kept as a file.
+pub fn page(report: &Report, back: Option<&str>) -> String {
     let record = &report.record;
     let word = record.outcome.word();
     let title = format!("Drill {}: {word}", record.drill);
@@ -65,6 +65,7 @@ pub fn page(report: &Report) -> String {
                 style { (PreEscaped(STYLE)) }
             }
             body {
+                @if let Some(back) = back { p { a href=(back) { "← the cluster" } } }
                 h1 { span class={ "word " (word) } { (word) } "Drill " (record.drill) }
                 p { (report.intent) }
                 p.soft {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_agent::view::ClusterStatus;
 use quorate_core::authority::Phase;
 use quorate_core::because::list;
-use quorate_core::document::{Document, Level, Role, Timing};
+use quorate_core::document::{Document, Level, Timing};
 use quorate_core::drill::{Drill, Effect, Millis};
 use quorate_core::state::NodeKind;
 use quorate_core::status::Doing;
@@ -117,9 +117,9 @@ pub fn whole(status: &ClusterStatus, document: &Document) -> Result<NodeId, Stri
             return Err(format!("{node} is not in its place: {why}"));
         }
     }
-    let ha = |n: &NodeId| status.nodes.get(n).is_some_and(|m| m.role == Role::Ha);
+    let counts = |n: &NodeId| document.node(*n).counts(document.timing);
     let data = status.nodes.iter().filter(|(_, m)| m.node.kind == NodeKind::Data);
-    for node in data.map(|(n, _)| n).filter(|n| ha(n)) {
+    for node in data.map(|(n, _)| n).filter(|n| counts(n)) {
         if !status.authority.cohort().contains(node) {
             return Err(format!("{node} is not in the commit rule yet"));
         }

@@ -12,11 +12,12 @@ use quorate_core::state::Change;
 use quorate_core::{Answer, NodeId, Term};
 use quorate_link::Kind;
 use quorate_scenario::{Condition, Deed, Expectation, Step, Who};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::canary::{self, Canary, Credentials};
-use super::conduct::Conductor;
+use super::conduct::{Conductor, Room};
 use super::faults::Fault;
 use super::plan::{Plan, whole};
 use super::watch::{Seen, Watch};
@@ -495,7 +496,10 @@ impl Run {
     async fn do_it(&self, path: &str, body: &Value) -> Result<Value, String> {
         let conductor = &self.conductor;
         match path {
-            "/api/drill/stage" => conductor.stage(body).await,
+            "/api/drill/stage" => {
+                let room = Room::deserialize(body).map_err(|e| e.to_string())?;
+                conductor.stage(&room).await
+            }
             "/api/drill/clear" => conductor.clear().await,
             "/api/drill/heal" => Ok(json!({ "kept_bytes": conductor.faults().heal().await })),
             other => Err(format!("a conductor does not hurt itself ({other})")),

@@ -129,3 +129,20 @@ async fn a_target_that_ends_every_tunnel_is_not_asked_in_a_tight_loop() -> Resul
     assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
     Ok(())
 }
+
+#[tokio::test]
+async fn it_is_known_whether_anybody_comes_for_the_log() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let relay = bind(&dir);
+    assert!(!relay.is_unused(), "there is none");
+    relay.set_target(Some(Arc::new(Echo::default())));
+    assert!(relay.is_unused());
+    let mut client = UnixStream::connect(relay.path()).await?;
+    read(&mut client, b"!").await?;
+    assert!(!relay.is_unused());
+    drop(client);
+    let mut live = relay.live();
+    timeout(DEADLINE, live.wait_for(|n| *n == 0)).await??;
+    assert!(relay.is_unused());
+    Ok(())
+}

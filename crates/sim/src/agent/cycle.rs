@@ -10,7 +10,7 @@ use quorate_core::node::{self, Action, Data, Feed, Job, NodeView, Promise, Serve
 use quorate_core::report::Report;
 use quorate_core::state::{Change, NodeKind};
 use quorate_core::status::{
-    Doing, NodeStatus, ServerStatus, StandbyLink, Surrender, SurrenderReason, WriterStatus,
+    Doing, NodeStatus, ServerStatus, StandbyLink, Surrender, SurrenderReason, Vitals, WriterStatus,
 };
 use quorate_core::{Because, NodeId, State, Term, limits};
 
@@ -178,6 +178,7 @@ impl World {
             writer_serving: word.is_some_and(|w| w.serving),
             writer_waits: agent.writer_waits.is_some_and(|at| now.since(at) > REJOIN_WAIT),
             lease_clear: self.flaw == Flaw::NoLeaseWait || agent.table.lease_clear(term, now),
+            upstream: None,
             restart: false,
             starved: false,
             yields: agent.stepped_down.is_some_and(|at| now.since(at) < YIELD)
@@ -209,7 +210,7 @@ impl World {
             Action::Promote { term, timeline } => {
                 self.job(node, Job::Promote, JobEnd::Promote(*term, *timeline), (40, 300));
             }
-            Action::Follow { writer, term } => self.follow(node, *writer, *term),
+            Action::Follow { from, term } => self.follow(node, *from, *term),
             Action::Clone { from, term } => {
                 if let Some(from) = self.index(*from) {
                     self.job(node, Job::Clone, JobEnd::Clone(from, *term), (1_500, 5_000));
@@ -311,8 +312,7 @@ impl World {
                 let flushed = lsn(l.flushed?);
                 let fresh = now.since(l.heard) < FEEDBACK_SILENCE;
                 let applied = lsn(l.applied);
-                fresh
-                    .then_some((*n, StandbyLink { written: flushed, flushed, applied, late_ms: 0 }))
+                fresh.then_some((*n, StandbyLink { written: flushed, flushed, applied }))
             });
             WriterStatus {
                 term: reign.own.term,
@@ -322,9 +322,11 @@ impl World {
                 safe: Some(lsn(agent.aggregator.held)),
                 standbys: standbys.collect(),
                 drained: reign.own.drained,
+                ..WriterStatus::default()
             }
         });
         let status = NodeStatus {
+            vitals: Vitals::default(),
             node: host.name,
             kind: host.kind,
             version: String::new(),
@@ -343,6 +345,9 @@ impl World {
             hears: BTreeMap::new(),
             hold_ms: 0,
             disk_ms: (host.kind == NodeKind::Data).then_some(disk_ms),
+            upstream: None,
+            disk: None,
+            carries: BTreeMap::new(),
             document: state.document_version(),
             coordinating: agent.leads().then(|| agent.word.clone()),
         };

@@ -19,6 +19,7 @@ use std::fmt;
 
 pub use set::{Name, Reset, Set, SetScope, Show};
 pub use shapes::Shapes;
+pub use statements::{Piece, Statement, statements};
 pub use verb::{Close, CopyKind, Deallocate, Discard, Isolation, Modes, Verb};
 
 mod bytes;
@@ -31,6 +32,7 @@ mod lexer;
 mod scan;
 mod set;
 mod shapes;
+mod statements;
 mod verb;
 mod walk;
 mod words;

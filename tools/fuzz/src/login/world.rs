@@ -6,7 +6,7 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::{Gateway as Wanted, PoolMode, SynchronousCommit};
 use quorate_core::{Lsn, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Fate, Local, Replica, Role, Token, Transaction, View, World, Writer,
+    BoxFuture, BoxStream, Distance, Fate, Local, Replica, Role, Token, Transaction, View, World, Writer,
 };
 use tokio::sync::watch;
 
@@ -74,7 +74,10 @@ impl Town {
             term,
             incarnation: 1,
             behind_ms: 0,
-            near: true,
+            distance: Distance::Zone,
+            role: quorate_core::role::Role::Ha,
+            weight: 1,
+            broken: None,
         };
         let view = View {
             cluster: "c1".into(),

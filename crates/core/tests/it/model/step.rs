@@ -103,6 +103,7 @@ fn decisions(world: &World, flaw: Flaw, i: usize) -> Vec<Action> {
         writer_serving: writer.is_some_and(|w| world.nodes[w].reigns_in(known)),
         writer_waits: false,
         lease_clear: true,
+        upstream: None,
         restart: false,
         // Only a delay: what it delays is explored as happening at any time.
         yields: false,
@@ -134,7 +135,7 @@ fn perform(world: &mut World, flaw: Flaw, i: usize, action: &Action) {
         Action::StopServer | Action::ShutServer => node.process = Process::Down,
         Action::Freeze { term } => freeze(world, flaw, i, small(term)),
         Action::Promote { term, timeline } => promote(world, i, small(term), timeline.0),
-        Action::Follow { writer, term } => follow(world, flaw, i, index(*writer), small(term)),
+        Action::Follow { from, term } => follow(world, flaw, i, index(*from), small(term)),
         Action::Rewind { from, .. } => rewind(world, i, index(*from)),
         Action::BeginReign { term, rule } => begin_reign(world, i, small(term), rule),
         Action::AdoptRule { rule, .. } => adopt(world, i, rule),

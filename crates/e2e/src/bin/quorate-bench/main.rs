@@ -11,6 +11,7 @@ use quorate_e2e::binary::Binary;
 mod demo;
 mod failover;
 mod gateway;
+mod lag;
 mod load;
 mod table;
 
@@ -29,6 +30,8 @@ pub(crate) enum Bench {
     Failover(failover::Options),
     /// What the gateway costs, beside PgBouncer and no proxy at all, on the same PostgreSQL.
     Gateway(gateway::Options),
+    /// How right the lag of a standby is, beside what PostgreSQL says, under load.
+    Lag(lag::Options),
     /// From `quorate demo` to the first row written.
     Demo {
         #[command(flatten)]
@@ -90,6 +93,7 @@ fn main() -> Result<()> {
     match Cli::parse().bench {
         Bench::Failover(options) => failover::run(&options),
         Bench::Gateway(options) => gateway::run(&options),
+        Bench::Lag(options) => lag::run(&options),
         Bench::Demo { build, runs } => demo::run(&build.binary()?, build.bin_dir.as_deref(), runs),
         Bench::Idle { build, seconds } => {
             load::idle(&build, &build.binary()?, Duration::from_secs(seconds))

@@ -1,7 +1,10 @@
 //! Reads: replicas serve them, and never show a session less than it has written.
 
 use anyhow::{Context, Result, ensure};
+use quorate_e2e::process::signal;
 use quorate_e2e::wire::{Mode, Session};
+use quorate_e2e::{Cluster, Scenario, limits, local};
+use rustix::process::Signal;
 
 use super::rig::{Behind, Rig, Trouble, expect_value};
 
@@ -194,4 +197,41 @@ fn locks_are_the_same_on_every_node() -> Result<()> {
     });
     trouble.note("inside a block", blocked);
     trouble.end()
+}
+
+#[test]
+fn a_copy_that_has_just_started_shows_what_it_has() -> Result<()> {
+    let scenario = Scenario::new(
+        "a standby is copied anew while a commit waits for copies: the commit is in the copy, and \
+         PostgreSQL does not show it there before a later transaction has ended",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    let login = cluster.login().clone();
+    let mut here = Session::open(cluster.node("n2")?.gateway(), &login)?;
+    here.simple("CREATE TABLE seen (word text)")?.ok()?;
+    // Nobody acknowledges any more.
+    cluster.host_gone("n3")?;
+    signal(cluster.walreceiver("n2")?, Signal::STOP);
+    let done = std::thread::spawn(move || -> Result<Session> {
+        here.simple("INSERT INTO seen VALUES ('it')")?.ok()?;
+        Ok(here)
+    });
+    let at_n1 = cluster.node("n1")?.socket_dir();
+    cluster.wait_until(limits::RECOVER, "the commit waits", || {
+        let sql = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE wait_event = 'SyncRep'";
+        local::one(&at_n1, sql).ok().filter(|n| n == "1")
+    })?;
+    scenario.step("a commit waits for copies");
+    cluster.command("n1", &["rebuild", "n2", "--yes"]).or_else(|e| cluster.explain(e))?;
+    let mut here = done.join().map_err(|_| anyhow::anyhow!("the session panicked"))??;
+    scenario.step("n2, copied anew, has it, and it was acknowledged");
+    here.simple("SET quorate.read_from = 'replica'")?.ok()?;
+    let seen = cluster.wait_until(limits::RECOVER, "n2 serves reads", || {
+        let answer = here.simple("SELECT string_agg(word, ' ') FROM seen").ok()?;
+        (answer.code() != "57P03").then_some(answer)
+    })?;
+    let seen = seen.ok()?.value();
+    ensure!(seen.as_deref() == Some("it"), "the session does not see what it wrote: {seen:?}");
+    Ok(())
 }

@@ -4,8 +4,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use quorate_e2e::process::signal;
 use quorate_e2e::wire::Session;
 use quorate_e2e::{Cluster, Scenario, limits, postgres};
+use rustix::process::Signal;
 
 /// Long enough for a commit to arrive many times over.
 const NOT_COMING: Duration = Duration::from_secs(3);
@@ -66,7 +68,9 @@ fn consumers_hear_of_no_commit_before_a_standby_holds_it() -> Result<()> {
     };
     session.simple("INSERT INTO heard VALUES ('held')")?.ok()?;
     hear("held")?;
-    cluster.stop_postgres(&replica)?;
+    // Not the whole server: one that is frozen is found out, and started again.
+    let receiver = cluster.walreceiver(&replica)?;
+    signal(receiver, Signal::STOP);
     let commit = std::thread::spawn(move || -> Result<()> {
         session.simple("INSERT INTO heard VALUES ('alone')")?.ok().map(drop)
     });
@@ -75,7 +79,8 @@ fn consumers_hear_of_no_commit_before_a_standby_holds_it() -> Result<()> {
         let said = consumer.said();
         ensure!(!said.contains("alone"), "heard of a commit that no standby holds: {said}");
     }
-    cluster.cont_postgres(&replica)?;
+    ensure!(receiver == cluster.walreceiver(&replica)?, "another one took its place");
+    signal(receiver, Signal::CONT);
     hear("alone")?;
     commit.join().map_err(|_| anyhow::anyhow!("the session panicked"))??;
     // Where the writer's own copy is enough for its clients, it is for consumers.

@@ -180,7 +180,7 @@ impl Behind {
 }
 
 fn catch_up(writer: &std::path::Path, replica: &std::path::Path) -> Result<()> {
-    local::query(replica, "SELECT pg_catalog.pg_wal_replay_resume()")?;
+    local::resume_replay(replica)?;
     replayed(writer, replica)?;
     local::query(replica, "SELECT pg_catalog.pg_wal_replay_pause()").map(drop)
 }
@@ -191,6 +191,6 @@ impl Drop for Behind {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = local::query(&self.replica, "SELECT pg_catalog.pg_wal_replay_resume()");
+        let _ = local::resume_replay(&self.replica);
     }
 }

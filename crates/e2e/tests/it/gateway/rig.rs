@@ -87,6 +87,21 @@ impl Rig {
         replayed(&self.socket(&self.writer)?, &self.socket(&self.replica)?)
     }
 
+    /// Waits until a replica answers, of what may ask one and asks where it runs. That a replica
+    /// answers is never promised: one that has just started, or that a busy machine holds up, cannot
+    /// prove what it shows, and the writer answers for it.
+    pub(crate) fn by_replica(&self, mut asks: impl FnMut() -> Result<Answer>) -> Result<()> {
+        let mut place = || {
+            let answer = asks()?.ok()?;
+            let place = answer.value();
+            ensure!(matches!(place.as_deref(), Some("t" | "f")), "not a place: {answer}");
+            Ok(place.as_deref() == Some("t"))
+        };
+        self.cluster.wait_until(limits::RECOVER, "a replica answers", || {
+            place().map(|there| there.then_some(())).transpose()
+        })?
+    }
+
     /// Runs a step in every mode through both gateways, each with a session of its own.
     pub(crate) fn everywhere(&self, step: impl Fn(&mut Session, Mode) -> Result<()>) -> Result<()> {
         let mut trouble = Trouble::default();

@@ -106,36 +106,57 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     if read_only::needs_replica(client, group) && view.replicas.is_empty() {
         view = Box::pin(read_only::some_replica(worker)).await?;
     }
-    match way(client, &view, worker, group)? {
-        Way::Writer(because) => {
-            read_only::allows_writer(client, group)?;
-            client.route.set(Route::Writer(because));
-            Box::pin(visible::writer(worker, client, group)).await
-        }
-        Way::Replica { node, incarnation } => {
-            let (account, settings) = (&client.account, &client.settings);
-            match replica(worker, (account, settings), &view, (node, incarnation)).await {
-                Some(server) => {
+    let since = worker.now();
+    let mut tries = 0;
+    loop {
+        match way(client, &view, worker, group)? {
+            Way::Writer(because) => {
+                read_only::allows_writer(client, group)?;
+                client.route.set(Route::Writer(because));
+                return Box::pin(visible::writer(worker, client, group)).await;
+            }
+            Way::Replica { node, incarnation } => {
+                let (account, settings) = (&client.account, &client.settings);
+                let which = (node, incarnation);
+                let found = replica(worker, (account, settings), &view, which).await;
+                if let Some(server) = found {
                     client.route.set(Route::Replica);
                     client.served_by(node, &view);
                     client.late.set(lateness(&view, node));
-                    Ok(server)
+                    return Ok(server);
                 }
-                None => {
+                if !nobody_else(worker, since)? {
                     read_only::allows_writer(client, group)?;
                     client.route.set(Route::Writer(Because::NoReplica));
-                    Box::pin(visible::writer(worker, client, group)).await
+                    return Box::pin(visible::writer(worker, client, group)).await;
                 }
             }
+            Way::Nobody => {
+                return Err(Box::new(
+                    Report::error("57P03", "no replica may serve this read now")
+                        .detail("None is known to have what was asked for, or none is near enough.")
+                        .hint(
+                            "Try again in a moment, or allow the writer: \
+                             SET quorate.read_from = prefer.",
+                        ),
+                ));
+            }
         }
-        Way::Nobody => Err(Box::new(
-            Report::error("57P03", "no replica may serve this read now")
-                .detail("None is known to have what was asked for, or none is near enough.")
-                .hint(
-                    "Try again in a moment, or allow the writer: SET quorate.read_from = prefer.",
-                ),
-        )),
+        let _held = read_only::held(worker, &view)?;
+        tries += 1;
+        worker.changed(worker.pause(tries)).await;
+        view = worker.view();
     }
+}
+
+/// Whether replicas that could not be reached are tried again, because there is no writer that could
+/// serve what they were to.
+fn nobody_else(worker: &Worker, since: u64) -> Result<bool, Box<Report>> {
+    let view = worker.view();
+    if view.writer.is_none() && worker.now() >= since + view.wanted.hold_ms {
+        return Err(Box::new(no_writer(&view, None)));
+    }
+    Ok(view.writer.is_none())
 }
 
 /// How late a replica is that serves although its contract is broken and wants its readers warned.
@@ -478,8 +499,29 @@ pub(crate) async fn learn_functions(
     Ok(())
 }
 
+/// A connection to any server, for who only reads; waits while there is none.
+pub(crate) async fn any(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+) -> Acquired {
+    let since = worker.now();
+    let mut tries = 0;
+    loop {
+        if let Some(server) = any_replica(worker, account, settings).await {
+            return Ok(server);
+        }
+        if !nobody_else(worker, since)? {
+            return writer(worker, account, settings).await;
+        }
+        let _held = read_only::held(worker, &worker.view())?;
+        tries += 1;
+        worker.changed(worker.pause(tries)).await;
+    }
+}
+
 /// A connection to any replica; `None` when there is none now.
-pub(crate) async fn any_replica(
+async fn any_replica(
     worker: &Rc<Worker>,
     account: &Rc<Account>,
     settings: &Rc<Settings>,

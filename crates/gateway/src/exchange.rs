@@ -137,6 +137,8 @@ pub(crate) struct Seen {
     pub(crate) discarded: bool,
     /// A request of ours failed, with which a simple query was sent that is ignored now.
     pub(crate) lacks_sync: bool,
+    /// A simple query of the client's is ignored, as it stands behind a failed part of a pipeline.
+    pub(crate) left_out: bool,
 }
 
 /// A statement that the server was sent and has not answered yet; and its client's name of it.
@@ -482,10 +484,15 @@ impl Exchange {
                     self.seen.lacks_sync = true;
                     break;
                 }
-                Some(e) if matches!(e.kind, Kind::Sync | Kind::Query) => break,
+                // So it does with one that the client sent behind a part of a pipeline that failed; and
+                // there is nothing that the client would be told in its place.
+                Some(e) if e.kind == Kind::Query => {
+                    self.seen.left_out |= !e.ours;
+                }
+                Some(e) if e.kind == Kind::Sync => break,
                 Some(_) => {}
                 None => {
-                    self.skipping = true;
+                    (self.skipping, self.unsynced) = (true, true);
                     break;
                 }
             }
@@ -585,11 +592,12 @@ mod tests {
         rows: usize,
     }
 
-    /// Requests up to a Sync, and which of them fails.
+    /// Requests up to a Sync or a simple query, and which of them fails.
     #[derive(Debug, Clone)]
     struct Group {
         requests: Vec<Request>,
         fails: Option<usize>,
+        query: bool,
     }
 
     fn request() -> impl Strategy<Value = Request> {
@@ -613,11 +621,12 @@ mod tests {
 
     fn group() -> impl Strategy<Value = Group> {
         let requests = proptest::collection::vec(request(), 0..6);
-        (requests, proptest::option::of(0..6usize)).prop_map(|(requests, fails)| {
+        let fails = proptest::option::of(0..6usize);
+        (requests, fails, any::<bool>()).prop_map(|(requests, fails, query)| {
             // Only the server fails, in what it is sent.
             let sent = |r: &&Request| !matches!(r.kind, Kind::Parsed | Kind::Closed);
             let fails = fails.filter(|at| requests.get(*at).is_some_and(|r| sent(&r)));
-            Group { requests, fails }
+            Group { requests, fails, query }
         })
     }
 
@@ -654,32 +663,46 @@ mod tests {
         undo: Vec<Vec<u8>>,
     }
 
-    fn story(groups: &[Group]) -> Story {
+    fn story(groups: &[Group], abandoned: bool) -> Story {
         let mut exchange = Exchange::default();
         let (mut server, mut client) = (BytesMut::new(), BytesMut::new());
         let mut undo = Vec::new();
+        // The server leaves out what comes up to the next Sync.
+        let mut skips = false;
         for (g, group) in groups.iter().enumerate() {
+            let mut ours_failed = false;
             for (i, request) in group.requests.iter().enumerate() {
                 let name = vec![g as u8 + 1, i as u8 + 1];
                 let noted = Undo::Parsed(Whose::Named(name.clone().into()));
                 exchange.sent(request.kind, request.ours, noted);
-                match group.fails {
-                    Some(at) if i >= at => undo.push(name),
-                    _ => {
-                        answer(&mut server, *request);
-                        match request.kind {
-                            Kind::Parsed => message(&mut client, b'1', b""),
-                            Kind::Closed => message(&mut client, b'3', b""),
-                            _ if request.ours => {}
-                            _ => answer(&mut client, *request),
-                        }
-                    }
+                if !skips && group.fails == Some(i) {
+                    message(&mut server, ERROR, FAILED);
+                    message(&mut client, ERROR, FAILED);
+                    (skips, ours_failed) = (true, request.ours);
+                }
+                if skips {
+                    undo.push(name);
+                    continue;
+                }
+                answer(&mut server, *request);
+                match request.kind {
+                    Kind::Parsed => message(&mut client, b'1', b""),
+                    Kind::Closed => message(&mut client, b'3', b""),
+                    _ if request.ours => {}
+                    _ => answer(&mut client, *request),
                 }
             }
-            if group.fails.is_some() {
-                message(&mut server, ERROR, FAILED);
-                message(&mut client, ERROR, FAILED);
+            let end = if group.query { Kind::Query } else { Kind::Sync };
+            exchange.sent(end, false, Undo::Nothing);
+            // A query behind a request of ours that failed, or that is ours to see to the end, is given
+            // a Sync in its place.
+            skips &= group.query && !abandoned && !ours_failed;
+            if !skips {
+                message(&mut server, READY, b"I");
+                message(&mut client, READY, b"I");
             }
+        }
+        if skips {
             exchange.sent(Kind::Sync, false, Undo::Nothing);
             message(&mut server, READY, b"I");
             message(&mut client, READY, b"I");
@@ -718,7 +741,7 @@ mod tests {
             sizes in proptest::collection::vec(1..40usize, 1..6),
         ) {
             for sizes in [&sizes[..], &[usize::MAX], &[1]] {
-                let mut story = story(&groups);
+                let mut story = story(&groups, false);
                 let out = taken(&mut story.exchange, &story.server, sizes);
                 prop_assert_eq!(&out[..], &story.client[..]);
                 prop_assert!(story.exchange.is_quiet() && !story.exchange.owes_client());
@@ -741,7 +764,7 @@ mod tests {
             groups in proptest::collection::vec(group(), 1..4),
             sizes in proptest::collection::vec(1..40usize, 1..6),
         ) {
-            let mut story = story(&groups);
+            let mut story = story(&groups, true);
             let all: usize = groups.iter().map(|g| g.requests.len()).sum();
             let undo = story.exchange.abandon();
             let named = undo.iter().filter(|u| matches!(u, Undo::Parsed(_))).count();
@@ -759,13 +782,13 @@ mod tests {
         let groups = |rows| {
             let request = |kind| Request { kind, ours: false, rows };
             let requests = vec![request(Kind::Parse), request(Kind::Execute), request(Kind::Bind)];
-            [Group { requests, fails: Some(if rows > 0 { 2 } else { 0 }) }]
+            [Group { requests, fails: Some(if rows > 0 { 2 } else { 0 }), query: false }]
         };
-        let mut early = story(&groups(0));
+        let mut early = story(&groups(0), false);
         let mut cuts = Cuts::default();
         let (used, stop) = early.exchange.take(&early.server, &mut cuts, true).unwrap();
         assert_eq!((used, stop), (0, Stop::Refused(*b"22012")));
-        let mut late = story(&groups(1));
+        let mut late = story(&groups(1), false);
         let (used, stop) = late.exchange.take(&late.server, &mut cuts, true).unwrap();
         assert_eq!((used, stop), (late.server.len(), Stop::More));
     }

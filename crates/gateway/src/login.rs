@@ -80,13 +80,9 @@ async fn made(
     reads_only: bool,
 ) -> Result<Box<Server>, Refused> {
     loop {
-        let replica = match reads_only {
-            true => acquire::any_replica(worker, account, settings).await,
-            false => None,
-        };
-        let found = match replica {
-            Some(server) => Ok(server),
-            None => acquire::writer(worker, account, settings).await,
+        let found = match reads_only {
+            true => acquire::any(worker, account, settings).await,
+            false => acquire::writer(worker, account, settings).await,
         };
         let mut server = found.map_err(|report| fatal(*report))?;
         let Some(sql) = Settings::change(&server.applied, settings) else { return Ok(server) };

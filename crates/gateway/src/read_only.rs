@@ -16,7 +16,7 @@ use crate::group::Group;
 use crate::limits;
 use crate::login::Known;
 use crate::server::{Gone, Server};
-use crate::worker::Worker;
+use crate::worker::{Held, Worker};
 use crate::world::View;
 
 /// SQLSTATE of a write where nothing may be written.
@@ -51,14 +51,19 @@ pub(crate) async fn some_replica(worker: &Worker) -> Result<Arc<View>, Box<Repor
         if !view.replicas.is_empty() || worker.now() >= since + view.wanted.hold_ms {
             return Ok(view);
         }
-        let Some(_held) = worker.hold(view.wanted.held_max as usize) else {
-            return Err(Box::new(
-                Report::error("53300", "too many transactions wait for a replica")
-                    .hint("Try again in a moment."),
-            ));
-        };
+        let _held = held(worker, &view)?;
         worker.changed(limits::LOOK_AGAIN).await;
     }
+}
+
+/// A place among those who wait for a replica.
+pub(crate) fn held<'a>(worker: &'a Worker, view: &View) -> Result<Held<'a>, Box<Report>> {
+    worker.hold(view.wanted.held_max as usize).ok_or_else(|| {
+        Box::new(
+            Report::error("53300", "too many transactions wait for a replica")
+                .hint("Try again in a moment."),
+        )
+    })
 }
 
 /// Whether the writer may do this for a client; anything for one of the other port.

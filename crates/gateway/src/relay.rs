@@ -318,6 +318,10 @@ impl<'a> Relay<'a> {
             // Behind the ids: those are of what ended.
             self.client.block.goes_on();
         }
+        if std::mem::take(&mut seen.left_out) {
+            // No answer is to come for which anything would have to wait.
+            (self.pausing, self.barrier) = (false, false);
+        }
         if std::mem::take(&mut seen.lacks_sync) {
             put(&mut self.server.end.out, b'S', |_| {});
         }

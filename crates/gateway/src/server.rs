@@ -288,6 +288,10 @@ impl Server {
             if ended {
                 return Err(Gone::Lost("the server closed the connection".to_owned()));
             }
+            if std::mem::take(&mut self.exchange.seen.lacks_sync) {
+                put(&mut self.end.out, b'S', |_| {});
+                self.end.drain().await?;
+            }
         }
         self.note_reported();
         let seen = &mut self.exchange.seen;

@@ -240,6 +240,7 @@ impl Relay<'_> {
             true => self.deallocated(&script, sql, true),
             false => None,
         };
+        let in_pipeline = self.server.exchange.lacks_sync();
         self.server.exchange.sent(Kind::Query, false, Undo::Nothing);
         self.ends_group();
         match deallocated {
@@ -250,7 +251,9 @@ impl Relay<'_> {
             }),
             None => self.pass(message),
         }
-        if self.client.account.more_follows() {
+        // The question has a Sync: if the part before the query fails, the server leaves out what the
+        // client sends up to its own.
+        if in_pipeline || self.client.account.more_follows() {
             self.copies = false;
         } else {
             self.ask_behind();

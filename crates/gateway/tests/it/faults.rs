@@ -44,6 +44,8 @@ in_both_modes! {
     a_type_made_anew_spoils_one_block_at_most
     what_a_failed_pipeline_left_out_is_not_taken_for_done
     an_attempt_that_is_repeated_leaves_no_unnamed_statement
+    a_query_behind_a_failed_part_of_a_pipeline_is_left_out
+    queries_that_are_left_out_are_not_counted
 }
 
 async fn prepare(raw: &mut Raw, name: &str, sql: &str) -> Result<()> {
@@ -537,5 +539,50 @@ async fn an_attempt_that_is_repeated_leaves_no_unnamed_statement(mode: Mode) -> 
         assert_eq!(raw.answer().await?.code(), "42883");
         raw.exchange(Say::new().statement(insert).sync()).await?.ok();
     }
+    Ok(())
+}
+
+/// A failed part of a pipeline ends at its Sync, and at no query before it.
+async fn a_query_behind_a_failed_part_of_a_pipeline_is_left_out(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let (mut raw, mut other) = (door.raw().await?, door.raw().await?);
+    raw.ask("CREATE TABLE t(i int)").await?.ok();
+    let insert = "INSERT INTO t VALUES (1)";
+    for begin in ["", "BEGIN"] {
+        let failed = if begin.is_empty() { 'I' } else { 'E' };
+        for apart in [false, true] {
+            raw.ask(begin).await?.ok();
+            let fails = Say::new().statement("SELECT 1/0").query(insert);
+            let rest = Say::new().query(insert).statement(insert).sync();
+            if apart {
+                raw.say(fails).await?;
+                assert_eq!(raw.until(b'E').await?.code(), "22012", "{begin}");
+                raw.say(rest).await?;
+            } else {
+                raw.say(Say([fails.0, rest.0].concat().as_slice().into())).await?;
+            }
+            let answer = raw.answer().await?;
+            assert_eq!(answer.tags, if apart { "Z" } else { "1EZ" }, "{begin} {apart}");
+            assert_eq!(answer.status, failed);
+            raw.ask("ROLLBACK").await?;
+            assert_eq!(other.value("SELECT count(*) FROM t").await?, "0");
+        }
+    }
+    Ok(())
+}
+
+/// What a server leaves out is answered by nobody, and is nothing to be remembered.
+async fn queries_that_are_left_out_are_not_counted(mode: Mode) -> Result<()> {
+    let door = Door::with(mode, |wanted| wanted.pool.size = 1).await?;
+    let mut raw = door.raw().await?;
+    prepare(&mut raw, "s", "SELECT 7").await?;
+    let mut all = Say::new();
+    for _ in 0..100 {
+        all = all.parse("s", "SELECT 7").query("SELECT 1");
+    }
+    raw.say(all.sync()).await?;
+    let answer = raw.answer().await?;
+    assert_eq!((answer.code(), &*answer.tags), ("42P05", "EZ"));
+    assert_eq!(raw.exchange(Say::new().run("s", &[])).await?.value(), "7");
     Ok(())
 }

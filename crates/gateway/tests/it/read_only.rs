@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use quorate_core::gateway::PoolMode;
+use quorate_gateway::View;
 
 use crate::door::{Door, Mode, in_both_modes};
 use crate::raw::{Answer, Raw, Say};
@@ -18,6 +19,7 @@ in_both_modes! {
     a_session_leaves_nothing_on_a_standby
     what_a_standby_cancels_is_asked_again
     reads_go_on_while_there_is_no_writer
+    a_replica_that_could_not_be_reached_is_tried_again_while_there_is_no_writer
     a_pool_in_session_mode_keeps_nobody_there
 }
 
@@ -259,6 +261,36 @@ async fn reads_go_on_while_there_is_no_writer(mode: Mode) -> Result<()> {
     back?;
     begun?.ok();
     assert_eq!(raw.value(WHERE).await?, "on");
+    Ok(())
+}
+
+/// At first what is known of the replica is not true of it, as when it starts anew: then it is.
+async fn a_replica_that_could_not_be_reached_is_tried_again_while_there_is_no_writer(
+    mode: Mode,
+) -> Result<()> {
+    let door = reading(mode).await?;
+    let mut known = door.raw().await?;
+    assert_eq!(known.value(WHERE).await?, "on");
+    let another = |view: &mut View| view.replicas.iter_mut().for_each(|r| r.incarnation += 1);
+    let moment = std::time::Duration::from_millis(200);
+    door.no_writer();
+    for comes_in in [true, false] {
+        door.change(another);
+        let (place, back) = tokio::join!(
+            async {
+                match comes_in {
+                    true => reader(&door).await?.value(WHERE).await,
+                    false => known.value(WHERE).await,
+                }
+            },
+            async {
+                tokio::time::sleep(moment).await;
+                door.replayed(50).await
+            }
+        );
+        back?;
+        assert_eq!(place?, "on", "comes in: {comes_in}");
+    }
     Ok(())
 }
 

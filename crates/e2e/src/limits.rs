@@ -16,6 +16,8 @@ pub const REJOIN: Duration = Duration::from_secs(90);
 pub const COMMAND: Duration = Duration::from_secs(180);
 /// How long the status page may take to answer.
 pub const STATUS: Duration = Duration::from_secs(1);
+/// How long any page may take of a node from which an answer is expected.
+pub const PAGE: Duration = Duration::from_secs(15);
 /// How long a query through a private socket may take.
 pub const LOCAL_QUERY: Duration = Duration::from_secs(10);
 /// How long a query with elevated rights through a gateway may take.

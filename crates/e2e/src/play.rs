@@ -93,7 +93,7 @@ impl Play {
                     Condition::Writer(_) | Condition::AnyWriter => limits::RECOVER,
                 };
                 let met = self.until(within, |play| play.is_so(condition))?;
-                ensure!(met, "not within {within:?}");
+                ensure!(met, "waited {within:?} in vain until it was so");
                 Ok(())
             }
             Step::Expect(Expectation::Now(condition)) => {

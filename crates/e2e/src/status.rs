@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -201,8 +202,13 @@ impl Status {
 
 /// Gets a page for its body.
 pub fn get(web: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&web, limits::STATUS)?;
-    stream.set_read_timeout(Some(limits::STATUS))?;
+    get_within(web, path, limits::STATUS)
+}
+
+/// The same from a node that may be slow.
+pub fn get_within(web: SocketAddr, path: &str, limit: Duration) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&web, limit)?;
+    stream.set_read_timeout(Some(limit))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {web}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.take(limits::ANSWER_MAX).read_to_end(&mut bytes)?;

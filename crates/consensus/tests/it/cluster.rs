@@ -123,12 +123,14 @@ async fn a_peer_that_hangs_delays_nobody() {
     let leader = cluster.leader().await;
     let hung = cluster.follower(leader);
     cluster.hang(hung);
-    let start = Instant::now();
+    // A peer would be in the way of each; a busy machine is now and then.
+    let mut slow = 0;
     for number in 0..20 {
+        let start = Instant::now();
         cluster.nodes[&leader].propose(put(number)).await.unwrap();
+        slow += usize::from(start.elapsed() > Duration::from_millis(150));
     }
-    let taken = start.elapsed();
-    assert!(taken < Duration::from_secs(3), "20 proposals took {taken:?}");
+    assert!(slow < 10, "{slow} of 20 proposals took more than 150 ms");
     cluster.heal();
     cluster.agree(0..20).await;
 }

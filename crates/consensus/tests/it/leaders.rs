@@ -4,35 +4,48 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Cluster, id, put, until};
 
+/// Runs what must take less than this; again, if a machine that is busy was in the way.
+async fn within(limit: Duration, once: impl AsyncFn() -> Duration) {
+    let mut all = Vec::new();
+    while all.iter().all(|taken| *taken >= limit) {
+        assert!(all.len() < 3, "each took {limit:?} or more: {all:?}");
+        all.push(once().await);
+    }
+    println!("took {all:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_leader_dies_another_leads_within_a_bound() {
-    let mut cluster = Cluster::of(3).await;
-    let old = cluster.leader().await;
-    cluster.nodes[&old].propose(put(1)).await.unwrap();
-    let start = Instant::now();
-    cluster.stop(old).await;
-    let new = cluster.leader_but(&[old]).await;
-    let taken = start.elapsed();
-    println!("new leader after {} ms", taken.as_millis());
-    // Twice what the timing promises, for a machine that is busy.
-    assert!(taken < Duration::from_millis(2 * 1400), "{taken:?}");
-    cluster.nodes[&new].propose(put(2)).await.unwrap();
-    cluster.agree(1..3).await;
+    // Twice what the timing promises.
+    within(Duration::from_millis(2 * 1400), async || {
+        let mut cluster = Cluster::of(3).await;
+        let old = cluster.leader().await;
+        cluster.nodes[&old].propose(put(1)).await.unwrap();
+        let start = Instant::now();
+        cluster.stop(old).await;
+        let new = cluster.leader_but(&[old]).await;
+        let taken = start.elapsed();
+        cluster.nodes[&new].propose(put(2)).await.unwrap();
+        cluster.agree(1..3).await;
+        taken
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn electing_at_once_is_quicker_than_waiting() {
-    let mut cluster = Cluster::of(3).await;
-    let old = cluster.leader().await;
-    let start = Instant::now();
-    cluster.stop(old).await;
-    for log in cluster.nodes.values() {
-        log.elect_now();
-    }
-    cluster.leader_but(&[old]).await;
-    let taken = start.elapsed();
-    println!("elected at once after {} ms", taken.as_millis());
-    assert!(taken < Duration::from_millis(2 * 650), "{taken:?}");
+    within(Duration::from_millis(2 * 650), async || {
+        let mut cluster = Cluster::of(3).await;
+        let old = cluster.leader().await;
+        let start = Instant::now();
+        cluster.stop(old).await;
+        for log in cluster.nodes.values() {
+            log.elect_now();
+        }
+        cluster.leader_but(&[old]).await;
+        start.elapsed()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::process::Pid;
 
 use crate::binary::{Binary, Ports};
 use crate::cable::Cable;
-use crate::process;
 use crate::workload::{Gateway, Login, Options, Workload};
+use crate::{limits, process};
 
 mod build;
 mod disks;
@@ -123,6 +124,25 @@ impl Cluster {
     /// Runs a `quorate` command against a running node, for its answer as JSON.
     pub fn command(&self, node: &str, args: &[&str]) -> Result<serde_json::Value> {
         self.binary.json(&self.node(node)?.dir, args)
+    }
+
+    /// The same of what a cluster may refuse for a moment, as a switchover to a standby that is behind
+    /// just then: asked again until it is done.
+    pub fn command_until_done(&self, node: &str, args: &[&str]) -> Result<serde_json::Value> {
+        let deadline = Instant::now() + limits::RECOVER;
+        loop {
+            match self.command(node, args) {
+                Ok(answer) => return Ok(answer),
+                Err(_) if Instant::now() < deadline => std::thread::sleep(limits::POLL),
+                Err(error) => {
+                    let (within, args) = (limits::RECOVER, args.join(" "));
+                    let why = format!("{error:#}");
+                    let why = why.lines().next().unwrap_or_default();
+                    let error = anyhow!("waited {within:?} in vain until {args} was done: {why}");
+                    return self.explain(error);
+                }
+            }
+        }
     }
 
     /// Replaces the cluster document through a running node.

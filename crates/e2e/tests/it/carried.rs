@@ -303,7 +303,7 @@ fn what_cannot_be_shown_to_be_whole_is_told_as_a_gap() -> Result<()> {
         })
     };
     is_made(&cluster, &new, &old)?;
-    cluster.command(&new, &["switchover", "--to", &old])?;
+    cluster.command_until_done(&new, &["switchover", "--to", &old])?;
     flows(&cluster, &workload)?;
     let told = lost(&cluster, &old, 4)?;
     ensure!(has(&told[2..], ["slot cdc", "was not ready, and begins at"]), "{:?}", &told[2..]);
@@ -324,7 +324,7 @@ fn what_cannot_be_shown_to_be_whole_is_told_as_a_gap() -> Result<()> {
     let anew = events(&cluster, &old, "slot-anew")?;
     let of_new = |t: &&String| t.starts_with(&new) && t.contains("left from an earlier reign");
     ensure!(anew.iter().filter(of_new).count() == 1, "{anew:?}");
-    cluster.command(&old, &["switchover", "--to", &new])?;
+    cluster.command_until_done(&old, &["switchover", "--to", &new])?;
     flows(&cluster, &workload)?;
     let told = lost(&cluster, &new, 6)?;
     scenario.step(told[4..].join("\n"));
@@ -395,7 +395,7 @@ fn a_slot_that_is_invalidated_is_made_anew_and_a_planned_move_takes_it_along() -
         let due = &status.word(&writer)?.server.as_ref()?.pending_restart;
         due.contains(&"max_connections".to_owned()).then_some(())
     })?;
-    cluster.command(&writer, &["restart", "--rolling"]).or_else(|e| cluster.explain(e))?;
+    cluster.command_until_done(&writer, &["restart", "--rolling"])?;
     let new = cluster.wait_other_writer(&writer)?;
     flows(&cluster, &workload)?;
     let carried = cluster.wait_until(limits::RECOVER, "the slot goes on", || {

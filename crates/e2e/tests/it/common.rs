@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use quorate_e2e::status::get;
+use quorate_e2e::status::get_within;
 use quorate_e2e::workload::Options;
 use quorate_e2e::{Cluster, Scenario, Workload, check, limits};
 use serde_json::Value;
@@ -69,7 +69,8 @@ pub(crate) fn nothing(_: &mut Cluster, _: &str) -> Result<()> {
 
 /// What a node tells over HTTP.
 pub(crate) fn ask(cluster: &Cluster, node: &str, path: &str) -> Option<Value> {
-    serde_json::from_str(&get(cluster.node(node).ok()?.web(), path).ok()?).ok()
+    let web = cluster.node(node).ok()?.web();
+    serde_json::from_str(&get_within(web, path, limits::PAGE).ok()?).ok()
 }
 
 /// How long a condition may take to be an alert: more than the longest time that a test waits for one

@@ -51,7 +51,7 @@ fn consensus_leader_killed() -> Result<()> {
     if cluster.writer().as_deref() == Some(&leader) {
         let target = cluster.others(&leader).swap_remove(0);
         scenario.step(format!("handing over to {target}, so that the leader {leader} only leads"));
-        cluster.command(&leader, &["switchover", "--to", &target])?;
+        cluster.command_until_done(&leader, &["switchover", "--to", &target])?;
     }
     let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
     let workload = cluster.workload(patient(), &[&writer]);

@@ -66,7 +66,7 @@ fn a_switchover_under_pgbench_is_a_pause() -> Result<()> {
             (since.elapsed() > Duration::from_secs(2)).then_some(())
         })?;
         cluster.wait_healthy()?;
-        cluster.command(&first, &["switchover", "--to", target]).or_else(|e| cluster.explain(e))?;
+        cluster.command_until_done(&first, &["switchover", "--to", target])?;
         ensure!(cluster.wait_writer()? == *target, "{target} does not write");
         scenario.step(format!("{target} writes"));
     }
@@ -310,6 +310,8 @@ fn a_commit_behind_another_is_judged_by_its_own_transaction() -> Result<()> {
     let writer = cluster.wait_healthy()?.writer.unwrap_or_default();
     let others = cluster.others(&writer);
     let door = cluster.gateways(&[&others[0]]).remove(0);
+    // What became of a COMMIT is looked up for as long as clients are held.
+    cluster.apply(&writer, "[gateway]\nhold_ms = 60000\n")?;
     sql_through(cluster.login(), door.addr, "CREATE TABLE chained (id bigint NOT NULL)")?;
     let ends = ["COMMIT AND CHAIN", "COMMIT; BEGIN", "ROLLBACK AND CHAIN"];
     // Only the simple protocol takes two statements in one message.
@@ -320,7 +322,7 @@ fn a_commit_behind_another_is_judged_by_its_own_transaction() -> Result<()> {
         .collect();
     let mut sessions = Vec::new();
     for (id, (end, mode)) in ways.iter().enumerate() {
-        let mut session = Session::open(door.addr, cluster.login())?;
+        let mut session = Session::within(door.addr, cluster.login(), &[], limits::REJOIN)?;
         session.simple("BEGIN")?.ok()?;
         session.run(*mode, &format!("INSERT INTO chained VALUES ({id})"))?.ok()?;
         session.run(*mode, end)?.ok()?;

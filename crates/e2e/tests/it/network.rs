@@ -105,6 +105,8 @@ fn flapping_standby() -> Result<()> {
         "a standby's network flaps: the writer stays, and the standby is whole again afterwards",
     );
     let cluster = Cluster::of(3).start()?;
+    // A busy machine alone is to be no reason.
+    cluster.apply(&cluster.wait_writer()?, "suspect_after_ms = 4000\n")?;
     let workload = cluster.workload(patient(), &[]);
     flows(&cluster, &workload)?;
     let before = cluster.wait_healthy()?;

@@ -18,7 +18,7 @@ use rustix::process::Signal;
 
 use crate::carried::{programs, untold};
 use crate::common::{flows, patient, wait_alert, wait_pending};
-use crate::rejoin::write_tail;
+use crate::rejoin::cut_off_with_tail;
 
 /// Times that a story with a race in it is told until the missing fence shows.
 const TRIES: usize = 5;
@@ -123,8 +123,7 @@ fn lineage(builder: Builder) -> Result<usize> {
     let scenario = Scenario::new("only a copy of the writer's own history counts as a copy");
     let mut cluster = builder.start()?;
     ensure!(cluster.wait_writer()? == "n1", "n1 does not write at first");
-    cluster.partition("n1 | n2 n3");
-    write_tail(&cluster, "n1")?;
+    cut_off_with_tail(&cluster, "n1")?;
     let new = cluster.wait_other_writer("n1")?;
     let third = if new == "n2" { "n3" } else { "n2" };
     cluster.wait_until(limits::RECOVER, "the third node follows", || {

@@ -43,7 +43,7 @@ fn physical(session: &mut Session, name: &str) -> Result<String> {
 fn adopt(cluster: &Cluster, node: &str, name: &str, policy: &str) -> Result<Value> {
     let whose = ["--owner", "data team", "--consumer", "the warehouse"];
     let what = ["slots", "adopt", name, "--max-bytes", "32MB", "--drop", policy];
-    cluster.command(node, &[&what[..], &whose].concat())
+    cluster.command_until_done(node, &[&what[..], &whose].concat())
 }
 
 /// The names of a server's slots.
@@ -106,7 +106,9 @@ fn a_slot_over_its_budget_is_dropped_and_nothing_else() -> Result<()> {
     cluster.wait_until(limits::RECOVER, "it is dropped", || {
         (slots(&cluster, &writer).ok()? == "kept stray").then_some(())
     })?;
-    let told = events(&cluster, &other, "slot-dropped")?;
+    let told = cluster.wait_until(limits::RECOVER, "it is told", || {
+        events(&cluster, &other, "slot-dropped").ok().filter(|told| !told.is_empty())
+    })?;
     scenario.step(&told[0]);
     ensure!(told.len() == 1, "{told:?}");
     for part in ["slot cdc", "the warehouse (data team)", "quorate slots ack"] {
@@ -123,8 +125,9 @@ fn a_slot_over_its_budget_is_dropped_and_nothing_else() -> Result<()> {
     let warned = warnings(&cluster, &other)?;
     ensure!(warned.contains("slot stray") && warned.contains("slot kept"), "{warned}");
     cluster.command(&other, &["slots", "ack", "cdc"])?;
-    let warned = warnings(&cluster, &writer)?;
-    ensure!(!warned.contains("slot cdc"), "{warned}");
+    cluster.wait_until(limits::RECOVER, "nobody is warned of it any more", || {
+        (!warnings(&cluster, &writer).ok()?.contains("slot cdc")).then_some(())
+    })?;
     wait_alert(&cluster, &other, "slot-gap/cdc", false)?;
     cluster.command(&other, &["slots", "drop", "kept", "--yes"])?;
     wait_alert(&cluster, &other, "slot-over-budget/kept", false)?;
@@ -164,7 +167,9 @@ fn a_person_decides_where_the_policy_says_so() -> Result<()> {
     cluster.command(&other, &["slots", "drop", "archive", "--yes"])?;
     cluster.command(&other, &["slots", "drop", "stray", "--yes"])?;
     ensure!(slots(&cluster, &writer)?.is_empty(), "{}", slots(&cluster, &writer)?);
-    let told = events(&cluster, &writer, "slot-dropped")?;
+    let told = cluster.wait_until(limits::RECOVER, "both are told", || {
+        events(&cluster, &writer, "slot-dropped").ok().filter(|told| told.len() >= 2)
+    })?;
     ensure!(told.len() == 2 && told[1].contains("nobody adopted"), "{told:?}");
     cluster.check_logs()
 }

@@ -60,7 +60,7 @@ fn one_standby_lost_is_not_noticed() -> Result<()> {
     })?;
     flows(&cluster, &workload)?;
     let gap = workload.snapshot().longest_gap(begun, Instant::now());
-    ensure!(gap < Duration::from_secs(1), "a gap of {gap:?}");
+    ensure!(gap < Duration::from_secs(1), "no write was acknowledged for {gap:?}");
     cluster.restart(&lost)?;
     settle(&scenario, &cluster, workload)
 }

@@ -147,7 +147,7 @@ fn a_zone_is_lost() -> Result<()> {
     wait_policy(&cluster, "one of two zones", |policy| policy.get("zones").is_some())?;
     cluster.wait_healthy()?;
     if cluster.writer().as_deref() != Some("n1") {
-        cluster.command("n3", &["switchover", "--to", "n1"])?;
+        cluster.command_until_done("n3", &["switchover", "--to", "n1"])?;
     }
     ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
     let workload = cluster.workload(patient(), &["n3"]);

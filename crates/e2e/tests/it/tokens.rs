@@ -48,7 +48,7 @@ fn a_token_is_good_under_every_later_writer() -> Result<()> {
     let token = write(&mut old)?;
     cluster.restart(&first)?;
     cluster.wait_healthy()?;
-    cluster.command(&second, &["switchover", "--to", &first]).or_else(|e| cluster.explain(e))?;
+    cluster.command_until_done(&second, &["switchover", "--to", &first])?;
     cluster.wait_other_writer(&second)?;
     for node in cluster.others("") {
         let mut new = session(&cluster, &node)?;

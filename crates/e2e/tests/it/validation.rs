@@ -98,7 +98,7 @@ fn a_new_writer_is_asked_what_its_owners_asked_for() -> Result<()> {
     session.simple("INSERT INTO shop.orders VALUES ('more')")?.ok()?;
     proved(&cluster, &third)?;
     cluster.wait_healthy()?;
-    cluster.command(&third, &["switchover"]).or_else(|e| cluster.explain(e))?;
+    cluster.command_until_done(&third, &["switchover"])?;
     let told = ran(&cluster, &third, "validation-failed", 2)?;
     scenario.step(format!("after a switchover: {told:?}"));
     ensure!(told[0].ends_with("it is false"), "{told:?}");

@@ -643,6 +643,7 @@ async fn what_is_waited_for_is_not_waited_for_forever(mode: Mode) -> Result<()> 
     raw.ask("SET quorate.read_from = 'writer'").await?.ok();
     let answer = raw.ask(COUNT).await?;
     assert_eq!(answer.code(), "57P03", "{answer:?}");
+    hidden.door.want(|wanted| wanted.hold_ms = 60_000);
     hidden.waits(false).await?;
     assert_eq!(raw.value(COUNT).await?, "1");
     Ok(())

@@ -198,10 +198,31 @@ pub(crate) async fn writer(
     account: &Rc<Account>,
     settings: &Rc<Settings>,
 ) -> Acquired {
+    waited(worker, account, settings, false).await
+}
+
+/// A connection to a replica, or else to the writer; waits while there is none of either.
+pub(crate) async fn any(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+) -> Acquired {
+    waited(worker, account, settings, true).await
+}
+
+async fn waited(
+    worker: &Rc<Worker>,
+    account: &Rc<Account>,
+    settings: &Rc<Settings>,
+    replicas_first: bool,
+) -> Acquired {
     let mut since = None;
     let mut refused = None;
     let mut tries = 0;
     loop {
+        if replicas_first && let Some(server) = any_replica(worker, account, settings).await {
+            return Ok(server);
+        }
         let view = worker.view();
         if let Some(at) = view.writer.filter(|_| !account.paused.get()) {
             match connection(worker, account, settings, at).await {
@@ -497,27 +518,6 @@ pub(crate) async fn learn_functions(
         ),
     }
     Ok(())
-}
-
-/// A connection to any server, for who only reads; waits while there is none.
-pub(crate) async fn any(
-    worker: &Rc<Worker>,
-    account: &Rc<Account>,
-    settings: &Rc<Settings>,
-) -> Acquired {
-    let since = worker.now();
-    let mut tries = 0;
-    loop {
-        if let Some(server) = any_replica(worker, account, settings).await {
-            return Ok(server);
-        }
-        if !nobody_else(worker, since)? {
-            return writer(worker, account, settings).await;
-        }
-        let _held = read_only::held(worker, &worker.view())?;
-        tries += 1;
-        worker.changed(worker.pause(tries)).await;
-    }
 }
 
 /// A connection to any replica; `None` when there is none now.

@@ -16,6 +16,7 @@ mod auth;
 mod cancel;
 mod cap;
 mod client;
+mod connect;
 mod console;
 mod effects;
 mod elsewhere;

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use bytes::{BufMut, BytesMut};
 use quorate_core::gateway::{Consistency, PoolMode, SynchronousCommit};
 
-use crate::acquire::{learn_functions, present};
+use crate::acquire::present;
 use crate::client::{Block, Client, Ending, Pin};
+use crate::connect::learn_functions;
 use crate::floor;
 use crate::limits;
 use crate::read_only;

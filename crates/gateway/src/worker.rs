@@ -17,8 +17,8 @@ use quorate_core::gateway::Gateway;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::account::Account;
-use crate::acquire;
 use crate::client::Handle;
+use crate::connect;
 use crate::limits;
 use crate::server::{Part, Reins, Server};
 use crate::statements::Statements;
@@ -241,7 +241,7 @@ impl Worker {
             let before = self.view().writer;
             self.take_view();
             if self.view().writer != before {
-                acquire::fill(&self);
+                connect::fill(&self);
             }
             if changes.changed().await.is_err() {
                 return;
@@ -312,7 +312,7 @@ impl Worker {
                 }
             }
             if ticks.is_multiple_of(limits::TICKS_PER_LOOK) {
-                acquire::fill(&self);
+                connect::fill(&self);
             }
         }
     }

@@ -113,7 +113,7 @@ impl Cluster {
             writer,
             because,
             replicas: self.replicas(&state, &document),
-            ends: ends(authority),
+            ends: authority.ends(),
             full: writer.and_then(|writer| self.full(writer)),
             broken_slots: broken_slots(&state),
             unjudged_slots: Arc::new(quorate_agent::slots::unjudged(&state)),
@@ -259,7 +259,7 @@ impl Cluster {
     async fn looked_up(&self, transaction: Transaction) -> Option<Fate> {
         let state = self.node.parts.consensus.state();
         let authority = &state.authority;
-        let first = first_reused(authority, transaction.term);
+        let first = authority.first_reused(transaction.term);
         #[cfg(feature = "sabotage")]
         let first = if quorate_gateway::sabotage::is("xid") { Some(u64::MAX) } else { first };
         match first {
@@ -300,37 +300,10 @@ impl Cluster {
     }
 }
 
-/// The least transaction id that a reign after `term` may have assigned anew; the greatest number
-/// when there was none. `None` when that is not known.
-fn first_reused(authority: &Authority, term: Term) -> Option<u64> {
-    if !authority.reigns.iter().any(|r| r.term <= term) {
-        return None;
-    }
-    let later = authority.reigns.iter().filter(|r| r.term > term);
-    later.map(|r| r.next_xid).try_fold(u64::MAX, |least, next| Some(least.min(next?)))
-}
-
 /// Slots whose consumers lack something that nobody has acknowledged.
 fn broken_slots(state: &State) -> Arc<BTreeMap<String, String>> {
     let gaps = quorate_agent::slots::gaps(state).into_iter();
     Arc::new(gaps.map(|(name, gap)| (name, format!("{}.", gap.because.sentence))).collect())
-}
-
-/// Where each reign ended: where the next one left it, and no later than any after that.
-fn ends(authority: &Authority) -> Vec<(Term, Lsn)> {
-    let reigns = &authority.reigns;
-    let mut ends: Vec<(Term, Lsn)> = Vec::new();
-    let mut least = None;
-    for pair in reigns.windows(2).rev() {
-        if let Some(fork) = pair[1].fork {
-            least = Some(least.map_or(fork, |l: Lsn| l.min(fork)));
-        }
-        if let Some(end) = least {
-            ends.push((pair[0].term, end));
-        }
-    }
-    ends.reverse();
-    ends
 }
 
 impl quorate_gateway::World for Cluster {

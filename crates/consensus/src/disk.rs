@@ -45,10 +45,47 @@ const FORMAT_NOW: &[u8] = b"1";
 
 /// An open store file.
 pub(crate) struct Disk {
-    // `None` once closed, so that the file is free although the Raft library still holds the store.
-    database: Mutex<Option<Database>>,
+    path: PathBuf,
+    state: Mutex<State>,
     /// When the last write was made that has no seal yet.
     unsealed: Mutex<Option<Instant>>,
+}
+
+enum State {
+    Open(Database),
+    /// A write failed: what stood there before it is found by opening the file anew.
+    Failed,
+    /// Closed, so that the file is free although the Raft library still holds the store.
+    Closed,
+}
+
+impl State {
+    /// The file, opened anew where that is needed.
+    fn database(&mut self, path: &Path) -> io::Result<&Database> {
+        if let State::Failed = self {
+            let opened = guarded(path, || open_checked(path));
+            *self = State::Open(opened.map_err(of_opening)?.0);
+        }
+        match self {
+            State::Open(database) => Ok(database),
+            State::Failed | State::Closed => Err(io::Error::other("the store is closed")),
+        }
+    }
+}
+
+/// What the operating system said, when it is the reason.
+fn of_opening(error: Error) -> io::Error {
+    match error {
+        Error::Io { source, .. } => source,
+        other => io::Error::other(other),
+    }
+}
+
+fn of_writing(error: redb::Error) -> io::Error {
+    match error {
+        redb::Error::Io(source) => source,
+        other => io::Error::other(other),
+    }
 }
 
 /// All that a store file holds.
@@ -85,19 +122,57 @@ impl Disk {
             create(path, first)?;
         }
         let (database, contents) = guarded(path, || open_checked(path))?;
-        Ok((Self { database: Mutex::new(Some(database)), unsealed: Mutex::default() }, contents))
+        let state = Mutex::new(State::Open(database));
+        Ok((Self { path: path.to_owned(), state, unsealed: Mutex::default() }, contents))
     }
 
-    /// Applies a change; it is on disk when this returns. Blocks for about one fsync.
-    pub(crate) fn write(&self, write: Write) -> io::Result<()> {
-        let database = self
-            .database
-            .lock()
-            .map_err(|_| io::Error::other("an earlier write of the store panicked"))?;
-        let database = database.as_ref().ok_or_else(|| io::Error::other("the store is closed"))?;
-        commit(database, write).map_err(io::Error::other)?;
+    /// Applies a change; it is on disk when this returns. Blocks for about one fsync, or for as long as
+    /// the disk is full: a node that cannot write down what it says is to be silent, and to go on when
+    /// there is room.
+    pub(crate) fn write(&self, write: &Write) -> io::Result<()> {
+        let mut waits = false;
+        loop {
+            match self.write_once(write) {
+                Err(err) if err.kind() == io::ErrorKind::StorageFull => {
+                    if !waits {
+                        tracing::error!(
+                            path = %self.path.display(),
+                            "the disk is full: consensus waits on this node until there is room"
+                        );
+                    }
+                    waits = true;
+                    std::thread::sleep(limits::FULL_PAUSE);
+                }
+                Err(err) => return Err(err),
+                Ok(()) => break,
+            }
+        }
+        if waits {
+            tracing::info!(path = %self.path.display(), "there is room again: consensus goes on");
+        }
         *self.unsealed() = Some(Instant::now());
         Ok(())
+    }
+
+    /// The same, but fails when the disk is full.
+    pub(crate) fn write_once(&self, write: &Write) -> io::Result<()> {
+        self.try_write(|database| commit(database, write))
+    }
+
+    fn try_write(
+        &self,
+        write: impl FnOnce(&Database) -> Result<(), redb::Error>,
+    ) -> io::Result<()> {
+        let mut state = self
+            .state
+            .lock()
+            .map_err(|_| io::Error::other("an earlier write of the store panicked"))?;
+        let database = state.database(&self.path)?;
+        let done = write(database).map_err(of_writing);
+        if done.is_err() {
+            *state = State::Failed;
+        }
+        done
     }
 
     /// Whether the last write has been alone for long enough to be sealed.
@@ -105,16 +180,20 @@ impl Disk {
         self.unsealed().is_some_and(|at| at.elapsed() >= limits::SEAL_AFTER)
     }
 
-    /// Seals the last write. Blocks for about one fsync.
+    /// Seals the last write. Blocks for about one fsync. A store that was closed meanwhile was closed
+    /// in order, which is better than a seal; on a disk that is full there is none.
     pub(crate) fn seal(&self) -> io::Result<()> {
-        let database = self
-            .database
-            .lock()
-            .map_err(|_| io::Error::other("an earlier write of the store panicked"))?;
-        // A store that was closed meanwhile was closed in order, which is better than a seal.
-        let Some(database) = database.as_ref() else { return Ok(()) };
+        if let Ok(State::Closed) = self.state.lock().as_deref() {
+            return Ok(());
+        }
         *self.unsealed() = None;
-        commit_seal(database).map_err(io::Error::other)
+        match self.try_write(commit_seal) {
+            Err(err) if err.kind() == io::ErrorKind::StorageFull => {
+                *self.unsealed() = Some(Instant::now());
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     fn unsealed(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -123,11 +202,8 @@ impl Disk {
 
     /// Closes the file. Later writes fail.
     pub(crate) fn close(&self) {
-        let database = match self.database.lock() {
-            Ok(mut database) => database.take(),
-            Err(poisoned) => poisoned.into_inner().take(),
-        };
-        drop(database);
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *state = State::Closed;
     }
 }
 
@@ -143,7 +219,7 @@ fn commit_seal(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn commit(database: &Database, write: Write) -> Result<(), redb::Error> {
+fn commit(database: &Database, write: &Write) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     // One fsync. Two phases, and the quick repair that needs them, would cost a second one on
@@ -195,7 +271,7 @@ fn create(path: &Path, first: Vec<(&'static str, Vec<u8>)>) -> Result<(), Error>
         meta,
         ..Write::default()
     };
-    commit(&database, write).map_err(|err| fail(io::Error::other(err)))?;
+    commit(&database, &write).map_err(|err| fail(of_writing(err)))?;
     drop(database);
     fs::rename(&new, path).map_err(fail)?;
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(fail)
@@ -334,6 +410,8 @@ fn bounds(range: impl RangeBounds<u64>) -> (Bound<u64>, Bound<u64>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -342,7 +420,7 @@ mod tests {
         let path = dir.path().join("store");
         let (disk, _) = Disk::open(&path, Vec::new()).unwrap();
         let future = Write { meta: vec![(FORMAT, b"2".to_vec())], ..Write::default() };
-        disk.write(future).unwrap();
+        disk.write(&future).unwrap();
         disk.close();
         for _ in 0..2 {
             let err = Disk::open(&path, Vec::new()).err().unwrap();
@@ -364,6 +442,81 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (disk, _) = Disk::open(&dir.path().join("store"), Vec::new()).unwrap();
         disk.close();
-        assert!(disk.write(Write::default()).is_err());
+        assert!(disk.write(&Write::default()).is_err());
+    }
+    /// A file on a disk that is full while the flag says so.
+    #[derive(Debug)]
+    struct Full(redb::backends::FileBackend, Arc<AtomicBool>);
+
+    impl Full {
+        fn room(&self) -> io::Result<()> {
+            match self.1.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl redb::StorageBackend for Full {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.room()?;
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.room()?;
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.room()?;
+            self.0.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.0.close()
+        }
+    }
+
+    fn entry(index: u64) -> Write {
+        Write { entries: vec![(index, vec![7; 10_000])], ..Write::default() }
+    }
+
+    #[test]
+    fn what_a_full_disk_did_not_take_is_written_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let (disk, _) = Disk::open(&path, Vec::new()).unwrap();
+        disk.write(&entry(1)).unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let on_full = || {
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            let backend = Full(redb::backends::FileBackend::new(file).unwrap(), full.clone());
+            builder().create_with_backend(backend).unwrap()
+        };
+        for stays_full in [false, true] {
+            *disk.state.lock().unwrap() = State::Failed;
+            let database = on_full();
+            full.store(true, Ordering::Relaxed);
+            *disk.state.lock().unwrap() = State::Open(database);
+            assert!(disk.write_once(&entry(2)).is_err());
+            assert!(matches!(*disk.state.lock().unwrap(), State::Failed));
+            full.store(stays_full, Ordering::Relaxed);
+            // The file itself has room.
+            disk.write(&entry(2)).unwrap();
+            disk.seal().unwrap();
+        }
+        disk.close();
+        let (_, contents) = Disk::open(&path, Vec::new()).unwrap();
+        let indexes: Vec<u64> = contents.entries.iter().map(|(index, _)| *index).collect();
+        assert_eq!(indexes, [1, 2]);
     }
 }

@@ -88,3 +88,6 @@ pub const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
 /// Memory for pages of the store; the log is held decoded, so the file is hardly ever read.
 pub const PAGE_CACHE_BYTES: usize = 8 << 20;
+
+/// Pause before what a full disk did not take is written again.
+pub const FULL_PAUSE: Duration = Duration::from_millis(250);

@@ -188,7 +188,7 @@ impl<M: Machine, N: Id> LogStore<M, N> {
             tracing::warn!(error = %err, "could not encode the committed index");
         }
         if !write.meta.is_empty()
-            && let Err(err) = self.disk.write(write)
+            && let Err(err) = self.disk.write_once(&write)
         {
             tracing::warn!(error = %err, "could not save the committed index");
         }
@@ -219,7 +219,7 @@ impl<M: Machine, N: Id> LogStore<M, N> {
 }
 
 pub(crate) async fn write_blocking(disk: Arc<Disk>, write: Write) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || disk.write(write)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || disk.write(&write)).await.map_err(io::Error::other)?
 }
 
 pub(crate) fn fault<N: Id>(
@@ -443,7 +443,7 @@ mod tests {
             (index, serde_json::to_vec(&entry).unwrap())
         };
         let write = Write { entries: vec![entry(0), entry(2)], ..Write::default() };
-        opened.log.disk.write(write).unwrap();
+        opened.log.disk.write(&write).unwrap();
         opened.log.close();
         let err = open::<State, Number>(&path, Number(1)).err().unwrap();
         assert!(err.to_string().contains("hole before entry 2"), "{err}");

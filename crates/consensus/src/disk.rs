@@ -53,8 +53,8 @@ pub(crate) struct Disk {
 
 enum State {
     Open(Database),
-    /// A write failed: what stood there before it is found by opening the file anew.
-    Failed,
+    /// A write found no room: what stood there before it is found by opening the file anew.
+    Full,
     /// Closed, so that the file is free although the Raft library still holds the store.
     Closed,
 }
@@ -62,13 +62,13 @@ enum State {
 impl State {
     /// The file, opened anew where that is needed.
     fn database(&mut self, path: &Path) -> io::Result<&Database> {
-        if let State::Failed = self {
+        if let State::Full = self {
             let opened = guarded(path, || open_checked(path));
             *self = State::Open(opened.map_err(of_opening)?.0);
         }
         match self {
             State::Open(database) => Ok(database),
-            State::Failed | State::Closed => Err(io::Error::other("the store is closed")),
+            State::Full | State::Closed => Err(io::Error::other("the store is closed")),
         }
     }
 }
@@ -86,6 +86,10 @@ fn of_writing(error: redb::Error) -> io::Error {
         redb::Error::Io(source) => source,
         other => io::Error::other(other),
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
 }
 
 /// All that a store file holds.
@@ -133,7 +137,7 @@ impl Disk {
         let mut waits = false;
         loop {
             match self.write_once(write) {
-                Err(err) if err.kind() == io::ErrorKind::StorageFull => {
+                Err(err) if is_full(&err) => {
                     if !waits {
                         tracing::error!(
                             path = %self.path.display(),
@@ -169,8 +173,9 @@ impl Disk {
             .map_err(|_| io::Error::other("an earlier write of the store panicked"))?;
         let database = state.database(&self.path)?;
         let done = write(database).map_err(of_writing);
-        if done.is_err() {
-            *state = State::Failed;
+        // After any other error it is not known what is on disk: redb refuses all writes from then on.
+        if done.as_ref().is_err_and(is_full) {
+            *state = State::Full;
         }
         done
     }
@@ -188,7 +193,7 @@ impl Disk {
         }
         *self.unsealed() = None;
         match self.try_write(commit_seal) {
-            Err(err) if err.kind() == io::ErrorKind::StorageFull => {
+            Err(err) if is_full(&err) => {
                 *self.unsealed() = Some(Instant::now());
                 Ok(())
             }
@@ -444,20 +449,17 @@ mod tests {
         disk.close();
         assert!(disk.write(&Write::default()).is_err());
     }
-    /// A file on a disk that is full while the flag says so.
+    /// A file on a disk that gives this error to every write.
     #[derive(Debug)]
-    struct Full(redb::backends::FileBackend, Arc<AtomicBool>);
+    struct Refusing(redb::backends::FileBackend, io::ErrorKind, Arc<AtomicBool>);
 
-    impl Full {
-        fn room(&self) -> io::Result<()> {
-            match self.1.load(Ordering::Relaxed) {
-                true => Err(io::ErrorKind::StorageFull.into()),
-                false => Ok(()),
-            }
+    impl Refusing {
+        fn check(&self) -> io::Result<()> {
+            if self.2.load(Ordering::Relaxed) { Err(self.1.into()) } else { Ok(()) }
         }
     }
 
-    impl redb::StorageBackend for Full {
+    impl redb::StorageBackend for Refusing {
         fn len(&self) -> io::Result<u64> {
             self.0.len()
         }
@@ -467,17 +469,17 @@ mod tests {
         }
 
         fn set_len(&self, len: u64) -> io::Result<()> {
-            self.room()?;
+            self.check()?;
             self.0.set_len(len)
         }
 
         fn sync_data(&self) -> io::Result<()> {
-            self.room()?;
+            self.check()?;
             self.0.sync_data()
         }
 
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.room()?;
+            self.check()?;
             self.0.write(offset, data)
         }
 
@@ -490,33 +492,54 @@ mod tests {
         Write { entries: vec![(index, vec![7; 10_000])], ..Write::default() }
     }
 
+    /// A store with one entry, whose disk refuses what comes then. It has room where the file is opened
+    /// anew.
+    fn refusing(path: &Path, kind: io::ErrorKind) -> Disk {
+        let (disk, _) = Disk::open(path, Vec::new()).unwrap();
+        disk.write(&entry(1)).unwrap();
+        disk.close();
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let refuses = Arc::new(AtomicBool::new(false));
+        let file = redb::backends::FileBackend::new(file).unwrap();
+        let backend = Refusing(file, kind, refuses.clone());
+        *disk.state.lock().unwrap() = State::Open(builder().create_with_backend(backend).unwrap());
+        refuses.store(true, Ordering::Relaxed);
+        disk
+    }
+
+    fn indexes(path: &Path) -> Vec<u64> {
+        let (_, contents) = Disk::open(path, Vec::new()).unwrap();
+        contents.entries.iter().map(|(index, _)| *index).collect()
+    }
+
     #[test]
     fn what_a_full_disk_did_not_take_is_written_when_there_is_room() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
-        let (disk, _) = Disk::open(&path, Vec::new()).unwrap();
-        disk.write(&entry(1)).unwrap();
-        let full = Arc::new(AtomicBool::new(false));
-        let on_full = || {
-            let file = File::options().read(true).write(true).open(&path).unwrap();
-            let backend = Full(redb::backends::FileBackend::new(file).unwrap(), full.clone());
-            builder().create_with_backend(backend).unwrap()
-        };
-        for stays_full in [false, true] {
-            *disk.state.lock().unwrap() = State::Failed;
-            let database = on_full();
-            full.store(true, Ordering::Relaxed);
-            *disk.state.lock().unwrap() = State::Open(database);
-            assert!(disk.write_once(&entry(2)).is_err());
-            assert!(matches!(*disk.state.lock().unwrap(), State::Failed));
-            full.store(stays_full, Ordering::Relaxed);
-            // The file itself has room.
-            disk.write(&entry(2)).unwrap();
-            disk.seal().unwrap();
+        let disk = refusing(&path, io::ErrorKind::StorageFull);
+        assert!(is_full(&disk.write_once(&entry(2)).unwrap_err()));
+        disk.close();
+        assert_eq!(indexes(&path), [1], "nothing of it is there");
+        let disk = refusing(&path, io::ErrorKind::StorageFull);
+        disk.seal().unwrap();
+        disk.write(&entry(2)).unwrap();
+        disk.close();
+        assert_eq!(indexes(&path), [1, 2]);
+        let disk = refusing(&path, io::ErrorKind::StorageFull);
+        disk.write(&entry(3)).unwrap();
+        disk.close();
+        assert_eq!(indexes(&path), [1, 2, 3]);
+    }
+
+    #[test]
+    fn after_another_error_no_write_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let disk = refusing(&path, io::ErrorKind::Other);
+        for _ in 0..3 {
+            assert!(disk.write(&entry(2)).is_err());
         }
         disk.close();
-        let (_, contents) = Disk::open(&path, Vec::new()).unwrap();
-        let indexes: Vec<u64> = contents.entries.iter().map(|(index, _)| *index).collect();
-        assert_eq!(indexes, [1, 2]);
+        assert_eq!(indexes(&path), [1]);
     }
 }

@@ -37,18 +37,14 @@ impl Authority {
     /// For each former reign the position up to which its log is still there, by term.
     pub fn ends(&self) -> Vec<(Term, Lsn)> {
         let line = self.line();
-        let Some((last, former)) = self.reigns.split_last() else { return Vec::new() };
+        let Some((_, former)) = self.reigns.split_last() else { return Vec::new() };
         let end = |reign: &Reign| {
             let later = line.iter().take_while(|r| r.term > reign.term);
             let forks = later.filter_map(|r| r.fork);
             let is_passed_over = !line.iter().any(|r| r.term == reign.term);
             forks.chain(reign.fork.filter(|_| is_passed_over)).min()
         };
-        former
-            .iter()
-            .filter(|r| r.term < last.term)
-            .filter_map(|r| Some((r.term, end(r)?)))
-            .collect()
+        former.iter().filter_map(|r| Some((r.term, end(r)?))).collect()
     }
 }
 

@@ -6,13 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::Authority;
-use crate::limits::REIGNS_MAX;
+use crate::limits::{REIGNS_MAX, WAL_PAGE_BYTES};
 use crate::report::Position;
 use crate::status::NodeStatus;
 use crate::{Lsn, NodeId, Policy, Term};
-
-/// Bytes of a page of the log.
-const PAGE: u64 = 8192;
 
 /// A promise of the authority protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,7 +68,7 @@ impl Watch {
         let (term, node) = (writer.term, word.node);
         // Servers write whole pages, so that one may begin inside of a record that was never complete:
         // no commit ends there.
-        let safe = writer.safe.filter(|safe| !safe.0.is_multiple_of(PAGE));
+        let safe = writer.safe.filter(|safe| !safe.0.is_multiple_of(WAL_PAGE_BYTES));
         if let Some(safe) = safe
             && term == authority.term
             && !may_lose(authority)
@@ -222,6 +219,7 @@ mod tests {
 
     #[test]
     fn a_record_that_was_never_complete_is_no_breach() {
+        const PAGE: u64 = WAL_PAGE_BYTES;
         let first = authority(Policy::Copies(2), &[FIRST]);
         let next = authority(Policy::Copies(2), &[FIRST, (2, "b", 1, 2 * PAGE - 100)]);
         for (held, breaks) in [(2 * PAGE, false), (2 * PAGE + 8, true), (2 * PAGE - 92, true)] {

@@ -202,3 +202,7 @@ pub const VALIDATION_TIMEOUT_MS_MIN: u64 = 100;
 pub const VALIDATION_TIMEOUT_MS_MAX: u64 = 300_000;
 /// Longest part of a server's message that is told, in characters: it stands in sentences.
 pub const VALIDATION_WORDS_MAX: usize = 200;
+
+/// Bytes of a page of the log: PostgreSQL's `XLOG_BLCKSZ`, of which Debian's and everybody's packages
+/// have no other.
+pub const WAL_PAGE_BYTES: u64 = 8192;

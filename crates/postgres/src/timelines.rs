@@ -31,6 +31,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use quorate_core::limits::WAL_PAGE_BYTES;
 use quorate_core::{Lsn, TimelineId};
 
 use crate::files::{make, remove, replace, sync_dir};
@@ -39,9 +40,6 @@ use crate::{Error, ServerOptions, User};
 
 /// What makes a history file a reservation. PostgreSQL skips comment lines.
 const RESERVED: &str = "# reserved by Quorate: no server has used this timeline\n";
-
-/// PostgreSQL's `XLOG_BLCKSZ`, of which Debian's and everybody's packages have no other.
-const PAGE_BYTES: u64 = 8192;
 
 /// The end of the WAL that a server holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,7 +280,7 @@ fn has_page(file: &File, offset: u64, address: u64) -> bool {
 /// with their length, which is never zero.
 fn goes_on(path: &Path, at: Lsn, segment_bytes: u64) -> bool {
     let Ok(file) = File::open(path) else { return false };
-    let (offset, inside) = (at.0 % segment_bytes, at.0 % PAGE_BYTES);
+    let (offset, inside) = (at.0 % segment_bytes, at.0 % WAL_PAGE_BYTES);
     let mut length = [0; 4];
     has_page(&file, offset - inside, at.0 - inside)
         && file.read_exact_at(&mut length, offset).is_ok()
@@ -361,7 +359,7 @@ mod tests {
         fn record(&self, tli: u32, at: u64) -> &Self {
             let path = wal_dir(self.data()).join(segment_name(TimelineId(tli), at / SEG, SEG));
             let file = File::options().write(true).open(path).unwrap();
-            let page = at / PAGE_BYTES * PAGE_BYTES;
+            let page = at / WAL_PAGE_BYTES * WAL_PAGE_BYTES;
             file.write_all_at(&[0x10, 0xD1, 0, 0, 0, 0, 0, 0], page % SEG).unwrap();
             file.write_all_at(&page.to_ne_bytes(), page % SEG + 8).unwrap();
             if at > page {
@@ -398,7 +396,7 @@ mod tests {
     #[test]
     fn what_stands_where_a_fork_is_must_be_of_that_place() {
         let dir = Dir::new();
-        let fork = 3 * SEG + 5 * PAGE_BYTES;
+        let fork = 3 * SEG + 5 * WAL_PAGE_BYTES;
         dir.segment(1, 3, 3 * SEG).segment(2, 3, 3 * SEG).history(2, "1\t0/300A000\tx\n");
         assert_eq!(fork, 0x300_A000);
         assert_eq!(dir.held(fork + 500), Some(1));

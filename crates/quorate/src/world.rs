@@ -259,6 +259,12 @@ impl Cluster {
     async fn looked_up(&self, transaction: Transaction) -> Option<Fate> {
         let state = self.node.parts.consensus.state();
         let authority = &state.authority;
+        // Only the reign that serves answers: another one may yet be passed over, and what it lacks
+        // be there again. A later one is asked anew.
+        let serves = || self.node.parts.gate.term() == Some(authority.term);
+        if !serves() {
+            return None;
+        }
         let first = authority.first_reused(transaction.term);
         #[cfg(feature = "sabotage")]
         let first = if quorate_gateway::sabotage::is("xid") { Some(u64::MAX) } else { first };
@@ -275,11 +281,9 @@ impl Cluster {
             Some("committed") => {
                 let end = database.admin.current_flush_lsn().await.ok()?;
                 let held = self.node.parts.aggregator.wait_for(end, Level::Flush).await;
-                // By the same reign that answered: a later one is asked anew.
-                let same = self.node.parts.gate.term() == Some(authority.term);
-                (held && same).then_some(Fate::Committed)
+                (held && serves()).then_some(Fate::Committed)
             }
-            Some("aborted") => Some(Fate::Aborted),
+            Some("aborted") => serves().then_some(Fate::Aborted),
             // Its backend may still be about to end it.
             Some("in progress") => None,
             _ => Some(Fate::Unknown),

@@ -48,6 +48,12 @@ impl Authority {
     }
 }
 
+/// Up to where the log of this term is still there, by what [`Authority::ends`] tells: the end of the
+/// first reign that ended in it or behind it. `None`: nothing of it was lost that is remembered.
+pub fn end_of(ends: &[(Term, Lsn)], term: Term) -> Option<Lsn> {
+    ends.iter().find(|(ended, _)| *ended >= term).map(|(_, end)| *end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

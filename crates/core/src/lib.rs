@@ -5,7 +5,7 @@
 
 pub mod access;
 pub mod alert;
-mod ancestry;
+pub mod ancestry;
 pub mod authority;
 pub mod backfill;
 pub mod because;

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use quorate_core::NodeId;
+use quorate_core::ancestry::end_of;
 use quorate_core::contract::Action;
 use quorate_core::gateway::{Consistency, PoolMode};
 use quorate_wire::backend::Report;
@@ -69,9 +70,7 @@ pub(crate) fn present(token: Token, view: &View) -> Result<Token, Report> {
     if token.term >= writer.term {
         return Ok(token);
     }
-    // The first reign that ended at or after the token's own cut off what came later in it.
-    let end = view.ends.iter().find(|(term, _)| *term >= token.term).map(|(_, end)| *end);
-    match end {
+    match end_of(&view.ends, token.term) {
         Some(end) if token.lsn > end => {
             let message = "history lost: what this session saw was not kept by a failover";
             Err(Report::error("QR010", message)

@@ -112,13 +112,13 @@ struct Link {
 
 /// The commit rule at work.
 #[derive(Debug, Default)]
-struct Aggregator {
+pub(crate) struct Aggregator {
     term: Term,
     open: bool,
     rule: Option<Rule>,
     own: u64,
     links: BTreeMap<NodeId, Link>,
-    held: u64,
+    pub(crate) held: u64,
 }
 
 #[derive(Debug)]
@@ -127,6 +127,7 @@ struct Reign {
     timeline: TimelineId,
     forks: Rc<[(TimelineId, Lsn)]>,
     fork: Lsn,
+    next_id: u64,
     /// The rule whose marker is under way, and where the marker ends.
     marker: Option<(u64, u64)>,
     drain: Option<Drain>,
@@ -148,6 +149,7 @@ struct Promoted {
     term: Term,
     timeline: TimelineId,
     fork: Lsn,
+    next_id: u64,
     forks: Rc<[(TimelineId, Lsn)]>,
 }
 
@@ -177,7 +179,7 @@ pub(crate) struct Agent {
     promoted: Option<Promoted>,
     reign: Option<Reign>,
     pub(crate) gate: Gate,
-    aggregator: Aggregator,
+    pub(crate) aggregator: Aggregator,
     proposing: BTreeMap<&'static str, u64>,
     proposals: BTreeSet<u64>,
     writer_waits: Option<Moment>,
@@ -391,6 +393,12 @@ impl World {
             }
             Message::Request { operation, term } => self.request(from, to, operation, term),
             Message::Reply { operation, served } => self.reply(operation, served),
+            Message::Ask { operation, transaction } => {
+                if let Some(fate) = self.look_up(to, transaction) {
+                    self.send(to, from, Message::Fate { operation, fate });
+                }
+            }
+            Message::Fate { operation, fate } => self.told(operation, fate),
         }
     }
 

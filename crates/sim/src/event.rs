@@ -7,6 +7,7 @@ use quorate_core::report::Report;
 use quorate_core::{Command, Lsn, Moment, Term, TimelineId};
 
 use crate::agent::JobEnd;
+use crate::fate::{Fate, Transaction};
 use crate::raft::{Stored, Word};
 use crate::wal::Point;
 
@@ -65,6 +66,15 @@ pub(crate) enum Message {
     Reply {
         operation: u64,
         served: bool,
+    },
+    /// What became of a transaction.
+    Ask {
+        operation: u64,
+        transaction: Transaction,
+    },
+    Fate {
+        operation: u64,
+        fate: Fate,
     },
 }
 
@@ -129,6 +139,11 @@ pub(crate) enum ServerEvent {
     Replayed {
         depth: u64,
     },
+    /// A transaction comes to its end.
+    Commit {
+        operation: u64,
+        transaction: Transaction,
+    },
     /// A standby says where it is although nothing happens.
     StatusDue,
 }
@@ -138,8 +153,10 @@ pub(crate) enum ClientEvent {
     Begin,
     GiveUp,
     /// A held answer asks the gate again.
-    Ask {
+    Pass {
         node: usize,
         life: u64,
     },
+    /// What became of a transaction is asked again.
+    Ask,
 }

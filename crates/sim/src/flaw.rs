@@ -18,14 +18,23 @@ pub enum Flaw {
     NoLeaseWait,
     /// Commits are acknowledged when the writer alone has them.
     EarlyAcknowledgement,
+    /// What became of a transaction is looked up by its id, whoever has that now.
+    ReusedIds,
+    /// Every reign counts for what ids are used again, also one that is passed over.
+    EveryFork,
+    /// A writer that has not opened says what became of a transaction.
+    UnopenedAnswers,
 }
 
 /// Every flaw with its name on the command line.
-pub const FLAWS: [(&str, Flaw); 6] = [
+pub const FLAWS: [(&str, Flaw); 9] = [
     ("no-cut", Flaw::NoCut),
     ("no-lineage", Flaw::NoLineage),
     ("no-marker", Flaw::NoMarker),
     ("no-gate", Flaw::NoGate),
     ("no-lease-wait", Flaw::NoLeaseWait),
     ("early-acknowledgement", Flaw::EarlyAcknowledgement),
+    ("reused-ids", Flaw::ReusedIds),
+    ("every-fork", Flaw::EveryFork),
+    ("unopened-answers", Flaw::UnopenedAnswers),
 ];

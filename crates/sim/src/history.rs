@@ -54,8 +54,12 @@ pub struct Outcome {
     pub acks: u64,
     /// Reads answered.
     pub reads: u64,
-    /// Operations that nobody answered.
+    /// Operations whose clients do not know what became of them.
     pub unknown: u64,
+    /// Operations that nobody answered, whose clients were told later that they are committed.
+    pub told_committed: u64,
+    /// Those whose clients were told later that nothing is left of them.
+    pub told_aborted: u64,
     /// Writers that opened.
     pub terms: usize,
     /// Messages lost.
@@ -263,6 +267,8 @@ impl World {
             acks: checks.acks,
             reads: checks.reads,
             unknown: checks.unknown,
+            told_committed: checks.told_committed,
+            told_aborted: checks.told_aborted,
             terms: checks.terms.len(),
             lost_messages: checks.lost_messages,
             events: self.events,

@@ -12,6 +12,7 @@ mod agent;
 mod check;
 mod client;
 mod event;
+mod fate;
 mod faults;
 mod flaw;
 mod history;

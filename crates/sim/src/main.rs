@@ -52,6 +52,8 @@ struct Sum {
     acks: u64,
     reads: u64,
     unknown: u64,
+    told_committed: u64,
+    told_aborted: u64,
     terms: u64,
     lost: u64,
     events: u64,
@@ -71,6 +73,8 @@ impl Sum {
         self.acks += outcome.acks;
         self.reads += outcome.reads;
         self.unknown += outcome.unknown;
+        self.told_committed += outcome.told_committed;
+        self.told_aborted += outcome.told_aborted;
         self.terms += outcome.terms as u64;
         self.lost += outcome.lost_messages;
         self.events += outcome.events;
@@ -100,10 +104,13 @@ impl Sum {
             self.events,
         );
         println!(
-            "{} writes acknowledged, {} reads, {} without an answer; {} writers opened, {} \
-             messages lost; slowest recovery {:.1} s, {} need a person",
+            "{} writes acknowledged, {} reads; of those without an answer {} told committed, {} \
+             aborted, {} unknown; {} writers opened, {} messages lost; slowest recovery {:.1} s, {} \
+             need a person",
             self.acks,
             self.reads,
+            self.told_committed,
+            self.told_aborted,
             self.unknown,
             self.terms,
             self.lost,

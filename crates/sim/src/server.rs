@@ -4,6 +4,8 @@
 //! flushes and replays. What it does not check is not checked here either: a standby takes any log
 //! that begins where its own ends, and believes the history it is told.
 
+use std::collections::BTreeSet;
+
 use quorate_core::report::Report;
 use quorate_core::{Lsn, Moment, Term, TimelineId};
 
@@ -58,6 +60,10 @@ pub(crate) struct Server {
     pub(crate) shown: u64,
     /// Commits that wait: where they end, and whose they are.
     pub(crate) waiting: Vec<(Point, u64)>,
+    /// Transactions that have not written their commit records.
+    pub(crate) running: BTreeSet<u64>,
+    /// The id of the next transaction, on a writer.
+    pub(crate) next_id: u64,
     /// When it answered last, and what: what Quorate knows of it.
     pub(crate) facts: Option<Facts>,
 }
@@ -86,6 +92,8 @@ impl World {
             replay_paused: false,
             shown: depth,
             waiting: Vec::new(),
+            running: BTreeSet::new(),
+            next_id: 0,
             facts: None,
         });
         // What it recovered is on disk: recovery flushes it.
@@ -119,6 +127,9 @@ impl World {
                 }
                 self.feed_back(node);
             }
+            ServerEvent::Commit { operation, transaction } => {
+                self.write_commit(node, operation, transaction);
+            }
             ServerEvent::StatusDue => {
                 self.feed_back(node);
                 self.server_event(node, std::time::Duration::from_secs(1), ServerEvent::StatusDue);
@@ -126,23 +137,15 @@ impl World {
         }
     }
 
-    /// A client's transaction writes its commit record.
-    pub(crate) fn write_commit(&mut self, node: usize, operation: u64) {
-        let Some(end) = self.append(node) else { return };
-        if let Some(server) = &mut self.hosts[node].server {
-            server.waiting.push((end, operation));
-        }
-    }
-
     /// A record is written and will be flushed. A server whose disk is full ends, as PostgreSQL's do.
-    pub(crate) fn append(&mut self, node: usize) -> Option<Point> {
+    pub(crate) fn append(&mut self, node: usize, id: Option<u64>) -> Option<Point> {
         let host = &mut self.hosts[node];
         if host.disk.full {
             self.trace.say(self.now, node, "no room for the log: the server panics");
             self.end_server(node);
             return None;
         }
-        let end = host.disk.data.end.as_mut().and_then(|end| self.tree.append(end));
+        let end = host.disk.data.end.as_mut().and_then(|end| self.tree.append(end, id));
         let Some(end) = end else {
             self.checks.fail(self.now, "a record was written over another one");
             return None;
@@ -226,6 +229,7 @@ impl World {
         data.end = Some(fork);
         data.flushed = fork.depth;
         server.writes = true;
+        server.next_id = self.tree.next_id(end);
         server.replayed = end.depth;
         server.shown = end.depth;
         server.replay_paused = false;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use quorate_core::authority::Phase;
 use quorate_core::health::{Effect, GateWord};
 use quorate_core::lease::Voters;
 use quorate_core::node::{self, Action, Data, Feed, Job, NodeView, Promise, Server};
@@ -198,7 +199,7 @@ impl World {
                 }
             }
             Action::Fence => self.fence(node),
-            Action::CloseFeed if self.flaw == Flaw::NoCut => {}
+            Action::CloseFeed if self.keeps_feed(node) => {}
             Action::CloseFeed => self.close_feed(node),
             Action::Bootstrap => {}
             Action::StartServer => self.job(node, Job::Start, JobEnd::Start, (60, 600)),
@@ -242,8 +243,8 @@ impl World {
                 let Some(agent) = self.agent(node) else { return };
                 let Some(reign) = &agent.reign else { return };
                 let because = Because::new("R9", "promoted");
-                let fork = reign.fork;
-                let change = Change::Opened { term: *term, fork, next_xid: 1, because };
+                let (fork, next_xid) = (reign.fork, reign.next_id);
+                let change = Change::Opened { term: *term, fork, next_xid, because };
                 self.propose(node, "opened", change);
             }
             Action::CloseRule { term, generation } => {
@@ -254,6 +255,12 @@ impl World {
             Action::Drain { target, .. } => self.drain(node, *target),
             Action::Surrender { term, reason } => self.surrender(node, *term, *reason),
         }
+    }
+
+    /// Whether a feed stays that R3 would cut: until somebody is elected.
+    pub(super) fn keeps_feed(&self, node: usize) -> bool {
+        let phase = self.hosts[node].agent.as_ref().map(|a| a.state.authority.phase);
+        self.flaw == Flaw::NoCut && phase != Some(Phase::Serving)
     }
 
     pub(super) fn fence(&mut self, node: usize) {

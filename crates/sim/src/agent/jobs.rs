@@ -10,7 +10,6 @@ use super::{Agent, JobEnd, Promoted, Running};
 use quorate_core::limits::JOB_RETRY;
 
 use crate::event::{AgentEvent, Event};
-use crate::flaw::Flaw;
 use crate::wal::lsn;
 use crate::world::World;
 
@@ -73,7 +72,9 @@ impl World {
                 }
             }
             JobEnd::Freeze(term) => {
-                self.receiver_ended(node);
+                if !self.keeps_feed(node) {
+                    self.receiver_ended(node);
+                }
                 let Some(server) = &self.hosts[node].server else {
                     return self.job_fails(node);
                 };
@@ -81,10 +82,7 @@ impl World {
                 if server.stopped || server.writes {
                     return self.job_fails(node);
                 }
-                let mut report = data.report(term);
-                if self.flaw == Flaw::NoCut {
-                    report.lsn = lsn(data.flushed);
-                }
+                let report = data.report(term);
                 if let Some(agent) = self.agent(node) {
                     agent.report = Some(report);
                 }
@@ -144,9 +142,11 @@ impl World {
         let mut forks: Vec<_> =
             report.forks.iter().copied().take_while(|(t, _)| *t != owner).collect();
         forks.push((owner, fork));
+        let next_id = self.hosts[node].server.as_ref().map_or(0, |s| s.next_id);
         if let Some(agent) = self.agent(node) {
-            agent.promoted = Some(Promoted { term, timeline, fork, forks: forks.into() });
+            let forks = forks.into();
+            agent.promoted = Some(Promoted { term, timeline, fork, next_id, forks });
         }
-        self.append(node);
+        self.append(node, None);
     }
 }

@@ -21,7 +21,7 @@ impl World {
         let now = self.moment(node);
         let Some(agent) = self.agent(node) else { return };
         let facts = agent.promoted.clone().filter(|promoted| promoted.term == term);
-        let Some(Promoted { timeline, fork, forks, .. }) = facts else {
+        let Some(Promoted { timeline, fork, next_id, forks, .. }) = facts else {
             return self.surrender(node, term, SurrenderReason::BadPromotion);
         };
         if term < agent.aggregator.term {
@@ -39,6 +39,7 @@ impl World {
             timeline,
             forks,
             fork,
+            next_id,
             marker: None,
             drain: None,
             gave_up: None,
@@ -62,7 +63,7 @@ impl World {
         if !able {
             return self.agent_event(node, MARKER_RETRY, AgentEvent::MarkerRetry { term });
         }
-        let Some(end) = self.append(node) else { return };
+        let Some(end) = self.append(node, None) else { return };
         let early = self.flaw == Flaw::NoMarker;
         if let Some(agent) = self.agent(node)
             && let Some(reign) = &mut agent.reign

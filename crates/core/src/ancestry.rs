@@ -40,12 +40,17 @@ impl Authority {
         let Some((_, former)) = self.reigns.split_last() else { return Vec::new() };
         let end = |reign: &Reign| {
             let later = line.iter().take_while(|r| r.term > reign.term);
-            let forks = later.filter_map(|r| r.fork);
             let is_passed_over = !line.iter().any(|r| r.term == reign.term);
-            forks.chain(reign.fork.filter(|_| is_passed_over)).min()
+            later.copied().chain(is_passed_over.then_some(reign)).map(began_at).min()
         };
         former.iter().filter_map(|r| Some((r.term, end(r)?))).collect()
     }
+}
+
+/// Where a reign left the log that it was elected with. One that was promoted and lost before it had
+/// opened has told nobody; it had at most what it reported.
+fn began_at(reign: &Reign) -> Lsn {
+    reign.fork.unwrap_or(reign.elected_at.lsn)
 }
 
 /// Up to where the log of this term is still there, by what [`Authority::ends`] tells: the end of the
@@ -95,6 +100,18 @@ mod tests {
         assert_eq!(record.ends(), [(Term(1), Lsn(130)), (Term(2), Lsn(100))]);
         // What it assigned itself is gone: the ids are those of term 1.
         assert_eq!(record.first_reused(Term(2)), Some(50));
+    }
+
+    #[test]
+    fn a_reign_that_never_opened_cuts_off_what_it_had_not() {
+        // The writer of term 2 promoted and wrote, was lost before it had opened, and its log is what
+        // term 3 goes on with.
+        let mut record =
+            record(vec![reign(1, 0, 0, 3), reign(2, 1, 100, 50), reign(3, 2, 130, 52)]);
+        record.reigns[1].fork = None;
+        record.reigns[1].next_xid = None;
+        assert_eq!(record.ends(), [(Term(1), Lsn(100)), (Term(2), Lsn(130))]);
+        assert_eq!(record.first_reused(Term(1)), None, "it may have used any id");
     }
 
     #[test]

@@ -267,7 +267,8 @@ fn lost_writer(view: &ClusterView<'_>, memory: &mut Memory, writer: NodeId) -> O
     }
     let could = view.could_report();
     let unmet = authority.rules.iter().find(|r| !r.election_satisfied(&could));
-    if let Some(rule) = unmet {
+    let one_suffices = could.iter().any(|n| authority.wrote_last(*n));
+    if let Some(rule) = unmet.filter(|_| !one_suffices) {
         return Some(wait(
             "R5",
             format!(

@@ -66,6 +66,69 @@ fn elections_satisfy_every_rule_in_force() {
     assert!(judge(&s.authority, &all, 0).unwrap().candidates.contains_key(&node("c")));
 }
 
+/// Term 4 is a's, on timeline 3 from position 5 on; an election is under way.
+fn after_the_reign_of_a() -> State {
+    let mut s = state(5, Phase::Electing, Some("a"));
+    s.authority.reigns = vec![reign(4, "a", Some(5))];
+    let (timeline, last_seen) = (s.authority.reigns[0].timeline, Some(Lsn(40)));
+    s.authority.timeline_max = timeline;
+    s.authority.last_seen = last_seen;
+    s
+}
+
+#[test]
+fn the_last_writers_report_is_enough() {
+    let s = after_the_reign_of_a();
+    let own = s.authority.reigns[0].timeline.0;
+    let alone = |lsn| judge(&s.authority, &reports(&[("a", report(5, own, lsn, &[(1, 5)]))]), 0);
+    assert!(alone(40).unwrap().candidates.contains_key(&node("a")));
+    // It was seen to have more: its disk was put back.
+    assert!(alone(39).unwrap_err().contains("only on b and c"));
+    // Before its own timeline begins the log is another reign's.
+    assert!(alone(5).is_err());
+    // A copy of it is not the writer: what was never sent to it may be on the two others.
+    let copy = reports(&[("b", report(5, own, 40, &[(1, 5)]))]);
+    assert!(judge(&s.authority, &copy, 0).unwrap_err().contains("only on a and c"));
+}
+
+#[test]
+fn a_writer_that_another_one_followed_is_one_report_of_many() {
+    let mut s = after_the_reign_of_a();
+    let own = s.authority.reigns[0].timeline.0;
+    let of_a = |term| ("a", report(term, own, 90, &[(1, 5)]));
+    // b is granted and never opens: in its term nobody was let in, and a has all there is.
+    let change = grant(
+        &s,
+        "b",
+        &[("b", report(5, own, 50, &[(1, 5)])), ("c", report(5, own, 50, &[(1, 5)]))],
+    );
+    done(&mut s, change);
+    let of_b = |term| ("b", report(term, own + 1, 60, &[(1, 5), (own, 50)]));
+    let change = begin(&s, None);
+    done(&mut s, change);
+    assert!(judge(&s.authority, &reports(&[of_a(6)]), 0).is_ok());
+    assert!(judge(&s.authority, &reports(&[of_b(6)]), 0).is_ok());
+    // It opens in the next term: clients may have written there what a has not.
+    let change = grant(&s, "b", &[of_b(6)]);
+    done(&mut s, change);
+    let (term, fork) = (Term(6), Lsn(60));
+    done(&mut s, Change::Opened { term, fork, next_xid: 9, because: Because::default() });
+    let change = begin(&s, None);
+    done(&mut s, change);
+    assert!(judge(&s.authority, &reports(&[of_a(7)]), 0).is_err());
+    let of_b = ("b", report(7, own + 2, 70, &[(1, 5), (own, 50), (own + 1, 60)]));
+    assert!(judge(&s.authority, &reports(&[of_b]), 0).is_ok());
+}
+
+#[test]
+fn a_writer_outside_the_cohort_elects_nobody() {
+    let mut s = after_the_reign_of_a();
+    s.authority.rules = vec![rule(1, "b c", Policy::Copies(2))];
+    let own = s.authority.reigns[0].timeline.0;
+    let alone = reports(&[("a", report(5, own, 40, &[(1, 5)]))]);
+    assert!(judge(&s.authority, &alone, 0).is_err());
+}
+
 #[test]
 fn a_granted_timeline_is_above_what_the_grantee_is_on() {
     let mut s = state(4, Phase::Electing, None);

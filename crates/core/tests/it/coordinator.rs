@@ -284,6 +284,18 @@ fn no_election_begins_that_could_not_conclude() {
 }
 
 #[test]
+fn the_last_writer_alone_is_enough_to_begin() {
+    let mut seen = Seen::serving();
+    seen.state.authority.reigns = vec![reign(4, "a", Some(5))];
+    seen.lose("b");
+    seen.lose("c");
+    seen.surrenders("a", SurrenderReason::Crash);
+    assert!(seen.begins());
+    seen.lose("a");
+    assert!(!seen.begins());
+}
+
+#[test]
 fn paused_automation_hands_over_as_planned_and_nothing_else() {
     let mut seen = Seen::pair();
     seen.state.paused = true;

@@ -40,6 +40,36 @@ fn host_gone() -> Result<()> {
     )
 }
 
+/// What was committed might be on the two others alone, as far as anybody but the writer can tell.
+#[test]
+fn a_writer_goes_on_when_nobody_else_can_report() -> Result<()> {
+    let scenario = Scenario::new(
+        "one host is lost, another node has lost its data, and the writer's PostgreSQL is killed: \
+         the writer has every commit, so it writes again, and what is lost is copied from it",
+    );
+    let mut cluster = Cluster::of(3).start()?;
+    let old = cluster.wait_healthy()?.writer.unwrap_or_default();
+    let workload = cluster.workload(patient(), &[&old]);
+    flows(&cluster, &workload)?;
+    let [away, empty] = &cluster.others(&old)[..] else { anyhow::bail!("three nodes") };
+    let (away, empty) = (away.clone(), empty.clone());
+    scenario.step(format!("{away} is lost, {empty} loses its data, the PostgreSQL of {old} dies"));
+    cluster.host_gone(&away)?;
+    cluster.kill_quorate(&empty)?;
+    let data = cluster.node(&empty)?.data_dir();
+    cluster.wait_until(quorate_e2e::limits::RECOVER, "nothing runs on the data", || {
+        quorate_e2e::process::postmaster(&data).is_err().then_some(())
+    })?;
+    std::fs::remove_dir_all(&data)?;
+    cluster.kill_postmaster(&old)?;
+    cluster.restart(&empty)?;
+    flows(&cluster, &workload)?;
+    anyhow::ensure!(cluster.wait_writer()? == old, "nobody else has anything");
+    scenario.step(format!("{old} writes again, with a new copy on {empty}; {away} returns"));
+    cluster.restart(&away)?;
+    settle(&scenario, &cluster, workload)
+}
+
 #[test]
 fn consensus_leader_killed() -> Result<()> {
     let scenario = Scenario::new(

@@ -88,8 +88,10 @@ impl World {
                 }
             }
             JobEnd::Promote(term, timeline) => {
-                let able = self.hosts[node].server.as_ref().is_some_and(|s| !s.stopped);
-                if !able {
+                let host = &self.hosts[node];
+                // A timeline that has a history already is not begun again.
+                let taken = host.disk.data.timeline == timeline;
+                if taken || host.server.as_ref().is_none_or(|s| s.stopped) {
                     self.end_server(node);
                     if let Some(agent) = self.agent(node) {
                         agent.job = None;

@@ -122,7 +122,7 @@ fn holds(scenario: Scenario) {
 
 /// With the rule removed the checker finds a failure; with the rule it finds none there.
 fn needed(flaw: Flaw, scenario: Scenario) {
-    assert!(explore(scenario.clone(), flaw, 1_000_000).is_some(), "{flaw:?} went unnoticed");
+    assert!(explore(scenario.clone(), flaw, 2_000_000).is_some(), "{flaw:?} went unnoticed");
     let failure = explore(scenario, Flaw::None, cap(60_000));
     assert_eq!(failure, None);
 }
@@ -232,6 +232,13 @@ fn freezing_before_the_report_is_needed() {
 #[test]
 fn every_commit_set_must_be_met() {
     needed(Flaw::SmallQuorum, fixed(2, 1, 0));
+}
+
+/// The last writer alone may report; one that others have written behind may not.
+#[test]
+fn only_the_last_writer_has_every_commit() {
+    let before = [&election(&[1, 2], 1)[..], &[Learn(1), Step(1), Step(1), Learn(2), Step(2)]];
+    needed(Flaw::AnyWriter, after(&before, fixed(3, 1, 0)));
 }
 
 #[test]

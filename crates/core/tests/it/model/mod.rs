@@ -16,9 +16,11 @@ mod checks;
 mod step;
 mod world;
 
-use quorate_core::authority::{Phase, judge};
+use std::collections::BTreeMap;
+
+use quorate_core::authority::{Phase, Reign, judge};
 use quorate_core::invariant::Invariant;
-use quorate_core::{Because, Change, Policy, Term, TimelineId};
+use quorate_core::{Because, Change, NodeId, Policy, Report, Term, TimelineId};
 use stateright::{Model, Property};
 
 pub(crate) use checks::{full, verdict};
@@ -35,6 +37,8 @@ pub(crate) enum Flaw {
     ReportBeforeCut,
     /// R5: an election concludes with one reporter too few.
     SmallQuorum,
+    /// R5: whoever wrote once, and is on its timeline still, is believed to have every commit.
+    AnyWriter,
     /// R8: positions compare by bytes alone.
     LsnOnly,
     /// R4: a link is accepted whatever the standby's history.
@@ -311,10 +315,17 @@ impl Protocol {
             }
             Flaw::SmallQuorum if judge(record, &reports, 0).is_err() => {
                 let missing = record.cohort().into_iter().find(|n| !reports.contains_key(n))?;
-                let mut forged = reports.values().next()?.clone();
-                forged.timeline = TimelineId(1);
-                forged.lsn = quorate_core::Lsn(0);
-                reports.insert(missing, forged);
+                forge(&mut reports, missing)?;
+            }
+            Flaw::AnyWriter if judge(record, &reports, 0).is_err() => {
+                let on_its_own =
+                    |r: &Reign| reports.get(&r.node).is_some_and(|told| told.owner() == r.timeline);
+                record.reigns.iter().find(|r| on_its_own(r))?;
+                for member in record.cohort() {
+                    if !reports.contains_key(&member) {
+                        forge(&mut reports, member)?;
+                    }
+                }
             }
             _ => {}
         }
@@ -404,6 +415,15 @@ impl Protocol {
         }
         Some(())
     }
+}
+
+/// The report of an empty log, for a node that has not reported.
+fn forge(reports: &mut BTreeMap<NodeId, Report>, missing: NodeId) -> Option<()> {
+    let mut forged = reports.values().next()?.clone();
+    forged.timeline = TimelineId(1);
+    forged.lsn = quorate_core::Lsn(0);
+    reports.insert(missing, forged);
+    Some(())
 }
 
 /// A cluster is founded with a rule of its first node alone.

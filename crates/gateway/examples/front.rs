@@ -1,5 +1,6 @@
-//! A gateway before one PostgreSQL server, for measurements: `front SOCKET PORT`. It lets in whoever
-//! comes; the server must trust its socket.
+//! A gateway before one PostgreSQL server, for measurements: `front SOCKET PORT [VERIFIER]`. It lets in
+//! whoever comes, or whoever knows the password of this verifier (`pg_authid.rolpassword`); the server
+//! must trust its socket.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 struct One {
     local: Local,
+    password: Option<String>,
     view: Arc<View>,
     changes: watch::Sender<u64>,
 }
@@ -37,7 +39,8 @@ impl World for One {
         Box::pin(async { Err("alone".to_owned()) })
     }
     fn role(&self, _: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
-        let role = Role { may_log_in: true, ..Role::default() };
+        let password = self.password.clone();
+        let role = Role { password, may_log_in: true, ..Role::default() };
         Box::pin(async { Ok(Some(role)) })
     }
     fn role_here(&self, name: String) -> BoxFuture<'_, Result<Option<Role>, String>> {
@@ -76,20 +79,21 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let socket = args.next().unwrap();
     let port = args.next().unwrap();
+    let password = args.next();
     let gate = Arc::new(Gate::new());
     gate.open(Term(1));
     gate.renew(Term(1), Moment(u64::MAX));
     let node = NodeId::new("n1").unwrap();
-    let trust = AccessRule {
+    let rule = AccessRule {
         database: vec!["*".into()],
         role: vec!["*".into()],
         address: vec!["local".into()],
         tls: TlsNeed::Any,
-        action: Action::Trust,
+        action: if password.is_some() { Action::Password } else { Action::Trust },
         because: None,
     };
     let mut wanted = Gateway::default();
-    wanted.access.push(trust);
+    wanted.access.push(rule);
     wanted.pool.size = 16;
     wanted.clients_max = 20_000;
     let view = View {
@@ -107,7 +111,7 @@ fn main() {
         alive: None,
         senders,
     };
-    let world = One { local, view: Arc::new(view), changes: watch::Sender::new(0) };
+    let world = One { local, password, view: Arc::new(view), changes: watch::Sender::new(0) };
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let _gateway =
         Front::start(Arc::new(world), Arc::new(TlsSource::new(None)), vec![Port::new(listener)])

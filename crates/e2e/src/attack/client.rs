@@ -194,7 +194,7 @@ impl Client {
         }
     }
 
-    /// The rows of a query, tried again until it succeeds, for what is looked at in the end.
+    /// The rows of a statement, tried again until it succeeds. It may then have been done twice.
     pub fn insist(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let deadline = Instant::now() + limits::RECOVER;
         let mut last = "no session".to_owned();

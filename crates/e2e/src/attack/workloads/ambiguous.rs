@@ -56,7 +56,10 @@ impl Ambiguous {
 
 impl Workload for Ambiguous {
     fn tables(&self) -> Vec<String> {
-        vec![format!("CREATE TABLE {} (id bigint NOT NULL, half int NOT NULL)", self.table)]
+        vec![format!(
+            "CREATE TABLE IF NOT EXISTS {} (id bigint NOT NULL, half int NOT NULL)",
+            self.table
+        )]
     }
 
     fn clients(&self) -> usize {

@@ -128,7 +128,10 @@ fn elements(list: Option<&str>) -> Vec<i64> {
 
 impl Workload for Append {
     fn tables(&self) -> Vec<String> {
-        vec![format!("CREATE TABLE {} (k bigint PRIMARY KEY, v text NOT NULL)", self.table)]
+        vec![format!(
+            "CREATE TABLE IF NOT EXISTS {} (k bigint PRIMARY KEY, v text NOT NULL)",
+            self.table
+        )]
     }
 
     fn greeting(&self) -> Vec<String> {

@@ -63,9 +63,12 @@ impl Workload for Bank {
     fn tables(&self) -> Vec<String> {
         let table = &self.table;
         vec![
-            format!("CREATE TABLE {table} (id bigint PRIMARY KEY, balance bigint NOT NULL)"),
             format!(
-                "INSERT INTO {table} SELECT i, {BEGUN_WITH} FROM generate_series(0, {}) i",
+                "CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, balance bigint NOT NULL)"
+            ),
+            format!(
+                "INSERT INTO {table} SELECT i, {BEGUN_WITH} FROM generate_series(0, {}) i
+                 ON CONFLICT DO NOTHING",
                 ACCOUNTS - 1
             ),
         ]

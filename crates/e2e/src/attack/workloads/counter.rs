@@ -35,8 +35,8 @@ impl Workload for Counter {
     fn tables(&self) -> Vec<String> {
         let table = &self.table;
         vec![
-            format!("CREATE TABLE {table} (n bigint NOT NULL)"),
-            format!("INSERT INTO {table} VALUES (0)"),
+            format!("CREATE TABLE IF NOT EXISTS {table} (k int PRIMARY KEY, n bigint NOT NULL)"),
+            format!("INSERT INTO {table} VALUES (0, 0) ON CONFLICT DO NOTHING"),
         ]
     }
 

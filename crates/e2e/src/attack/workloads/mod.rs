@@ -20,7 +20,7 @@ mod set;
 
 /// A workload while it runs.
 pub trait Workload: Send + Sync {
-    /// SQL that makes its tables.
+    /// SQL that makes its tables: said again when nobody answered, so once or twice must be the same.
     fn tables(&self) -> Vec<String>;
 
     /// Statements with which its clients begin each session.

@@ -100,8 +100,12 @@ impl Workload for Register {
     fn tables(&self) -> Vec<String> {
         let table = &self.table;
         vec![
-            format!("CREATE TABLE {table} (k bigint PRIMARY KEY, v bigint NOT NULL)"),
-            format!("INSERT INTO {table} SELECT i, 0 FROM generate_series(0, {}) i", KEYS - 1),
+            format!("CREATE TABLE IF NOT EXISTS {table} (k bigint PRIMARY KEY, v bigint NOT NULL)"),
+            format!(
+                "INSERT INTO {table} SELECT i, 0 FROM generate_series(0, {}) i
+                 ON CONFLICT DO NOTHING",
+                KEYS - 1
+            ),
         ]
     }
 

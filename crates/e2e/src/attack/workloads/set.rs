@@ -29,7 +29,7 @@ impl Set {
 impl Workload for Set {
     fn tables(&self) -> Vec<String> {
         // Without a key: what is there twice must show.
-        vec![format!("CREATE TABLE {} (id bigint NOT NULL)", self.table)]
+        vec![format!("CREATE TABLE IF NOT EXISTS {} (id bigint NOT NULL)", self.table)]
     }
 
     fn clients(&self) -> usize {

@@ -103,7 +103,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
     if read_only::needs_replica(client, group) && view.replicas.is_empty() {
         view = Box::pin(read_only::some_replica(worker)).await?;
     }
-    let since = worker.now();
+    let mut since = None;
     let mut tries = 0;
     loop {
         match way(client, &view, worker, group)? {
@@ -122,7 +122,7 @@ pub(crate) async fn acquire(worker: &Rc<Worker>, client: &Client, group: &Group)
                     client.late.set(lateness(&view, node));
                     return Ok(server);
                 }
-                if !nobody_else(worker, since)? {
+                if !nobody_else(worker, *since.get_or_insert_with(|| worker.now()))? {
                     read_only::allows_writer(client, group)?;
                     client.route.set(Route::Writer(Because::NoReplica));
                     return Box::pin(visible::writer(worker, client, group)).await;

@@ -47,7 +47,7 @@ fn xid(answer: &Answer, row: usize, column: usize) -> Option<Xid> {
 
 /// A connection to the writer, once it shows whatever the session has seen.
 pub(crate) async fn writer(worker: &Rc<Worker>, client: &Client, group: &Group) -> Acquired {
-    let since = worker.now();
+    let mut since = None;
     // Those that a replica shows as committed, once one was asked.
     let mut committed: Option<Vec<Xid>> = None;
     let mut tries = 0;
@@ -83,7 +83,7 @@ pub(crate) async fn writer(worker: &Rc<Worker>, client: &Client, group: &Group) 
                 Err(gone) => tracing::debug!("the writer does not tell: {}", gone.sentence()),
             }
         }
-        if worker.now() >= since + view.wanted.hold_ms {
+        if worker.now() >= *since.get_or_insert_with(|| worker.now()) + view.wanted.hold_ms {
             let detail = match committed {
                 Some(_) => "A replica has shown a commit that not enough copies hold.",
                 None => {

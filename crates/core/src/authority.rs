@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::because::list;
-use crate::limits::{REIGNS_MAX, RULES_OPEN_MAX};
+use crate::limits::{REIGNS_MAX, RULES_OPEN_MAX, WAL_PAGE_BYTES};
 use crate::report::{Position, Report};
 use crate::{Lsn, NodeId, Policy, Rule, Term, TimelineId};
 
@@ -121,35 +121,27 @@ impl Authority {
         owner
     }
 
-    /// The reigns that any commit since the last one that opened can be of: that one, and those
-    /// granted behind it, newest first.
-    fn last_reigns(&self) -> impl Iterator<Item = &Reign> {
-        let mut opened = false;
-        let goes_on = move |r: &&Reign| !std::mem::replace(&mut opened, r.fork.is_some());
-        self.reigns.iter().rev().take_while(goes_on)
+    /// Whether these reporters meet every commit set of every rule in force (R5).
+    pub fn quorum(&self, reporters: &BTreeSet<NodeId>) -> bool {
+        self.rules.iter().all(|rule| rule.election_satisfied(reporters))
     }
 
-    /// Whether the report of this node can be enough for an election (R5): it wrote last.
+    /// Whether the report of this node can be enough for an election (R5): it was granted last.
     pub fn wrote_last(&self, node: NodeId) -> bool {
-        self.cohort().contains(&node) && self.last_reigns().any(|r| r.node == node)
+        self.reigns.last().is_some_and(|r| r.node == node) && self.cohort().contains(&node)
     }
 
-    /// Whether this report tells of every commit there can be, whoever else is missing (R5). A writer
-    /// begins with all that was committed before, and a record is on its disk before it is sent to
-    /// anybody: while it is still on its own timeline it lacks nothing that was committed in its term,
-    /// and in the terms since nobody was let in.
-    fn has_all(
-        &self,
-        node: NodeId,
-        report: &Report,
-        reign_of: &BTreeMap<TimelineId, Term>,
-    ) -> bool {
-        let writes_in = self.position(report, reign_of).wal_term;
-        // A disk that was put back to an earlier state lacks what it had.
-        let is_as_seen = self.last_seen.is_none_or(|seen| report.lsn >= seen);
-        self.wrote_last(node)
-            && is_as_seen
-            && self.last_reigns().any(|r| r.node == node && r.term == writes_in)
+    /// Whether one report tells of every commit there can be, whoever else is missing (R5): the last
+    /// writer's. It begins with all that was committed before, and a record is on its disk before it
+    /// is sent to anybody, so that while it is on the timeline of its reign it lacks nothing.
+    fn has_all(&self, positions: &BTreeMap<NodeId, Position>) -> bool {
+        let Some(reign) = self.reigns.last() else { return false };
+        let Some(own) = positions.get(&reign.node) else { return false };
+        // A disk that was put back to an earlier state lacks what it had. What was seen may end with a
+        // page, inside of a record that was never complete.
+        let seen = self.last_seen.unwrap_or_default();
+        let is_as_seen = own.lsn >= seen || seen.0.is_multiple_of(WAL_PAGE_BYTES);
+        own.wal_term == reign.term && is_as_seen && positions.values().all(|p| p <= own)
     }
 
     /// The reign of the current term, once granted.
@@ -315,7 +307,13 @@ pub fn judge(
 ) -> Result<Election, Refusal> {
     let reporters: BTreeSet<NodeId> = reports.keys().copied().collect();
     let reign_of = authority.reign_of();
-    let one_has_all = reports.iter().any(|(n, r)| authority.has_all(*n, r, &reign_of));
+    let cohort = authority.cohort();
+    let positions: BTreeMap<NodeId, Position> = reports
+        .iter()
+        .filter(|(n, _)| cohort.contains(n))
+        .map(|(n, r)| (*n, authority.position(r, &reign_of)))
+        .collect();
+    let one_has_all = authority.has_all(&positions);
     for rule in &authority.rules {
         if !one_has_all && !rule.election_satisfied(&reporters) {
             if reporters.is_disjoint(&rule.cohort) {
@@ -328,12 +326,6 @@ pub fn judge(
             ));
         }
     }
-    let cohort = authority.cohort();
-    let positions: BTreeMap<NodeId, Position> = reports
-        .iter()
-        .filter(|(n, _)| cohort.contains(n))
-        .map(|(n, r)| (*n, authority.position(r, &reign_of)))
-        .collect();
     let best = positions.values().max().copied().ok_or("no member of the cohort reported")?;
     let lossy = authority.rules.iter().any(|r| r.policy == Policy::WriterOnly);
     let lost_bytes = match authority.last_seen {

@@ -267,7 +267,7 @@ fn lost_writer(view: &ClusterView<'_>, memory: &mut Memory, writer: NodeId) -> O
     }
     let could = view.could_report();
     let unmet = authority.rules.iter().find(|r| !r.election_satisfied(&could));
-    let one_suffices = could.iter().any(|n| authority.wrote_last(*n));
+    let one_suffices = authority.wrote_last(writer) && writer_may_report(view, &could);
     if let Some(rule) = unmet.filter(|_| !one_suffices) {
         return Some(wait(
             "R5",
@@ -302,10 +302,12 @@ fn electing(view: &ClusterView<'_>, since: Duration) -> Verdict {
     };
     let late: BTreeSet<NodeId> =
         view.could_report().into_iter().filter(|n| !reports.contains_key(n)).collect();
-    let freezing = late
-        .iter()
-        .any(|n| view.status(*n).is_some_and(|s| s.term < term || s.doing == Doing::Freezing));
-    let patience = if lossy(authority) { LOSSY_WAIT } else { BETTER_CANDIDATE_WAIT };
+    // One report may be enough for all: what others may still say of it is worth a wait.
+    let alone = !authority.quorum(&reports.keys().copied().collect());
+    let comes = |doing| doing == Doing::Freezing || alone && doing == Doing::Recovering;
+    let freezing =
+        late.iter().any(|n| view.status(*n).is_some_and(|s| s.term < term || comes(s.doing)));
+    let patience = if alone || lossy(authority) { LOSSY_WAIT } else { BETTER_CANDIDATE_WAIT };
     let preferred = authority.preferred.is_some_and(|n| late.contains(&n));
     if freezing && since < patience || preferred && since < PREFERRED_WAIT {
         return wait("R5", format!("term {term}: {} may still report", list(&late)));

@@ -234,11 +234,14 @@ fn every_commit_set_must_be_met() {
     needed(Flaw::SmallQuorum, fixed(2, 1, 0));
 }
 
-/// The last writer alone may report; one that others have written behind may not.
+/// The last writer alone may report; one behind which another one was granted may not, for that one
+/// releases commits, if only of local sessions, before it opens.
 #[test]
 fn only_the_last_writer_has_every_commit() {
     let before = [&election(&[1, 2], 1)[..], &[Learn(1), Step(1), Step(1), Learn(2), Step(2)]];
     needed(Flaw::AnyWriter, after(&before, fixed(3, 1, 0)));
+    let before = [&election(&[1, 2], 1)[..], &[Learn(1), Step(1), Learn(2), Step(2)]];
+    needed(Flaw::LastOpened, after(&before, fixed(3, 1, 0)));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) enum Flaw {
     SmallQuorum,
     /// R5: whoever wrote once, and is on its timeline still, is believed to have every commit.
     AnyWriter,
+    /// R5: so is the last writer that opened, although another one was granted since.
+    LastOpened,
     /// R8: positions compare by bytes alone.
     LsnOnly,
     /// R4: a link is accepted whatever the standby's history.
@@ -266,7 +268,7 @@ impl Protocol {
             }
             return;
         }
-        if node.own.as_ref().is_some_and(|o| o.open) && world.next_id <= self.scenario.writes {
+        if node.own.is_some() && world.next_id <= self.scenario.writes {
             actions.push(Happening::Write(i));
         }
         if node.feed.is_some() {
@@ -317,10 +319,12 @@ impl Protocol {
                 let missing = record.cohort().into_iter().find(|n| !reports.contains_key(n))?;
                 forge(&mut reports, missing)?;
             }
-            Flaw::AnyWriter if judge(record, &reports, 0).is_err() => {
+            Flaw::AnyWriter | Flaw::LastOpened if judge(record, &reports, 0).is_err() => {
                 let on_its_own =
                     |r: &Reign| reports.get(&r.node).is_some_and(|told| told.owner() == r.timeline);
-                record.reigns.iter().find(|r| on_its_own(r))?;
+                let last = record.reigns.iter().rfind(|r| r.fork.is_some())?.term;
+                let believed = |r: &Reign| self.flaw == Flaw::AnyWriter || r.term >= last;
+                record.reigns.iter().find(|r| believed(r) && on_its_own(r))?;
                 for member in record.cohort() {
                     if !reports.contains_key(&member) {
                         forge(&mut reports, member)?;

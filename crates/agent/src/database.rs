@@ -286,8 +286,9 @@ impl Database {
         }
     }
 
-    /// Where a rewound server that is not whole yet stands: on the writer's history, at least to
-    /// where the rewind read from it.
+    /// Where the log of a server that is not whole yet ends at the least. One that was rewound is on
+    /// the writer's history up to where the rewind read from it; one that was not may have log of its
+    /// own behind that.
     async fn rewound_end(&self, term: Term) -> Result<Report, Error> {
         let control = quorate_postgres::read_control_data(&self.options).await?;
         let (timeline, lsn) = match control.min_recovery_timeline {
@@ -340,7 +341,11 @@ impl Database {
         drop(retired);
         self.admin.wait_ready(&self.server.status(), START_WAIT).await?;
         self.refresh().await;
-        self.take_mark(REWOUND)?;
+        if self.mark(REWOUND).exists() {
+            // Whoever fed it knows only where its log ended at the least.
+            self.take_mark(REWOUND)?;
+            self.feed.renew();
+        }
         if let Err(e) = self.admin.warm().await {
             tracing::debug!(error = %e, "opening connections ahead failed");
         }

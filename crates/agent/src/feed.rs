@@ -23,8 +23,15 @@ use crate::run::Memory;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hello {
-    /// To follow the writer of this term, from this log end.
-    Follow { term: Term, end: Report },
+    /// To follow the writer of this term, from this log end. `incomplete`: for the log that the data
+    /// needs before a server can start on it. Where that log ends is not known then, but for where it
+    /// ends at the least; so nothing that comes back counts, and the server greets anew once it answers.
+    Follow {
+        term: Term,
+        end: Report,
+        #[serde(default)]
+        incomplete: bool,
+    },
     /// The same by way of a node that follows the writer of this term.
     Cascade { term: Term, end: Report },
     /// To copy the writer's database.
@@ -82,16 +89,19 @@ pub struct Follow {
 impl Target for Follow {
     fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async move {
+            let incomplete = self.database.data() == Data::Incomplete;
             let end = self.database.lineage(self.term).await.map_err(io::Error::other)?;
             let end = end.ok_or_else(|| io::Error::other("the log's end is not known yet"))?;
             let hello = match self.cascaded {
-                false => Hello::Follow { term: self.term, end },
+                false => Hello::Follow { term: self.term, end, incomplete },
                 true => Hello::Cascade { term: self.term, end },
             };
             match greet(&self.links, self.from, &hello).await? {
                 (Answer::Welcome { timelines }, stream) => {
                     *self.timelines.lock().unwrap_or_else(PoisonError::into_inner) = timelines;
-                    self.database.admit(self.term);
+                    if !incomplete {
+                        self.database.admit(self.term);
+                    }
                     Ok(Box::new(stream) as BoxStream)
                 }
                 (Answer::Diverged { fork }, _) => {

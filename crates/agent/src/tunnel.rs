@@ -22,9 +22,9 @@ pub async fn serve(node: Arc<Node>, peer: NodeId, mut stream: LinkStream) {
             Ok(Ok(hello)) => hello,
             Ok(Err(_)) | Err(_) => return,
         };
-    let (term, end) = match hello {
-        Hello::Follow { term, end } => (term, Some(end)),
-        Hello::Copy { term } => (term, None),
+    let (term, end, incomplete) = match hello {
+        Hello::Follow { term, end, incomplete } => (term, Some(end), incomplete),
+        Hello::Copy { term } => (term, None, false),
         Hello::Cascade { term, end } => return cascade(&node, peer, stream, term, &end).await,
     };
     let (answer, admitted) = judge(&node, peer, end.as_ref(), term).await;
@@ -36,6 +36,10 @@ pub async fn serve(node: Arc<Node>, peer: NodeId, mut stream: LinkStream) {
     };
     let purpose = match end {
         None => Purpose::Clone,
+        Some(end) if incomplete => {
+            tracing::info!(%peer, from = %end.lsn, "a standby gets the log that it needs to start");
+            Purpose::Cascade
+        }
         Some(_) => {
             let aggregator = Arc::clone(&node.parts.aggregator);
             Purpose::Follow { aggregator, term, verified }

@@ -431,7 +431,7 @@ impl<'a> Relay<'a> {
         }
         // What has begun is passed to its end: no answer comes before.
         if self.is_barred() && self.client.left == 0 || self.waits_for_end() {
-            return Ok(false);
+            return self.listen(cx, scratch);
         }
         let mut moved = false;
         if !self.client.end.stash.is_empty() {
@@ -470,6 +470,22 @@ impl<'a> Relay<'a> {
             sent.map_err(|_| Event::ClientLeft)?;
         }
         Ok(moved)
+    }
+
+    /// Hears of a client that leaves while its next group would wait; whether it said something
+    /// instead.
+    fn listen(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Result<bool, Event> {
+        if !self.client.end.stash.is_empty() {
+            return Ok(false);
+        }
+        match self.client.end.io.poll_read(cx, scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0) | Err(_)) => Err(Event::ClientLeft),
+            Poll::Ready(Ok(n)) => {
+                self.client.end.stash.extend_from_slice(&scratch[..n]);
+                Ok(true)
+            }
+        }
     }
 
     fn now(&mut self) -> Micros {

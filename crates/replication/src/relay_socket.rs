@@ -93,6 +93,11 @@ impl RelaySocket {
         self.aim.send_modify(|aim| *aim = Aim { generation: aim.generation + 1, target });
     }
 
+    /// Drops all tunnels: new connections are led to the same target, and greet it anew.
+    pub fn renew(&self) {
+        self.aim.send_modify(|aim| aim.generation += 1);
+    }
+
     /// Drops all tunnels and holds new connections. When it returns no tunnel of before is left:
     /// nothing more leaves this node for the old writer, nothing more arrives (R3).
     pub async fn close(&self) {

@@ -48,7 +48,8 @@ pub enum Purpose {
         /// The standby's end of WAL when its lineage was checked: it has everything before.
         verified: Lsn,
     },
-    /// A standby follows this server, which is a standby itself: its feedback counts for nothing.
+    /// A standby gets log of this server, which is a standby itself, or gets what it needs to start:
+    /// its feedback counts for nothing.
     Cascade,
     /// pg_basebackup or pg_rewind copies this server: no feedback, SQL allowed.
     Clone,

@@ -34,6 +34,7 @@ in_both_modes! {
     what_a_standby_has_shown_is_waited_for_on_the_writer
     what_is_waited_for_is_not_waited_for_forever
     what_a_standby_has_shown_is_of_the_history_that_it_followed
+    a_client_that_leaves_a_long_read_is_gone
 }
 
 const WHERE: &str = "SELECT standby FROM place";
@@ -646,6 +647,31 @@ async fn what_is_waited_for_is_not_waited_for_forever(mode: Mode) -> Result<()> 
     hidden.door.want(|wanted| wanted.hold_ms = 60_000);
     hidden.waits(false).await?;
     assert_eq!(raw.value(COUNT).await?, "1");
+    Ok(())
+}
+
+/// What a client says behind a read waits for the answer; that it leaves is heard meanwhile.
+async fn a_client_that_leaves_a_long_read_is_gone(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    door.replayed(u64::MAX).await?;
+    let mut raw = door.raw().await?;
+    goes(&mut raw, true).await;
+    let long = "SELECT count(*) FROM generate_series(1, 5000000000), place";
+    raw.say(Say::new().query(long)).await?;
+    let standby = door.standby.as_ref().unwrap();
+    let sql = "SELECT count(*) FROM pg_stat_activity \
+               WHERE state = 'active' AND query LIKE 'SELECT count(*) FROM generate%'";
+    let runs = async || (standby.value(sql).await.ok()? == "1").then_some(());
+    eventually("it runs", runs).await;
+    drop(raw);
+    eventually("it is gone", async || (door.clients() == 0).then_some(())).await;
+    // PostgreSQL itself does not look, and goes on.
+    standby
+        .value(
+            "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE state = 'active' \
+                   AND query LIKE 'SELECT count(*) FROM generate%'",
+        )
+        .await?;
     Ok(())
 }
 

@@ -34,6 +34,7 @@ pub async fn serve(node: Arc<Node>, peer: NodeId, mut stream: LinkStream) {
     let (Some((reigning, verified)), Some(database)) = (admitted, &node.parts.database) else {
         return;
     };
+    let starts = end.is_some();
     let purpose = match end {
         None => Purpose::Clone,
         Some(end) if incomplete => {
@@ -42,14 +43,13 @@ pub async fn serve(node: Arc<Node>, peer: NodeId, mut stream: LinkStream) {
         }
         Some(_) => {
             let aggregator = Arc::clone(&node.parts.aggregator);
+            tracing::info!(%peer, from = %verified, "a standby attached");
             Purpose::Follow { aggregator, term, verified }
         }
     };
     let pg_socket = database.options.socket();
-    let following = matches!(purpose, Purpose::Follow { .. });
     let serve = Serve { pg_socket, peer, purpose, closed: reigning.closed };
-    if following {
-        tracing::info!(%peer, from = %verified, "a standby attached");
+    if starts {
         node.wake.notify_one();
         let database = Arc::clone(database);
         tokio::spawn(async move {

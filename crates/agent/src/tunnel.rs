@@ -39,7 +39,7 @@ pub async fn serve(node: Arc<Node>, peer: NodeId, mut stream: LinkStream) {
         None => Purpose::Clone,
         Some(end) if incomplete => {
             tracing::info!(%peer, from = %end.lsn, "a standby gets the log that it needs to start");
-            Purpose::Cascade
+            Purpose::Uncounted
         }
         Some(_) => {
             let aggregator = Arc::clone(&node.parts.aggregator);
@@ -85,7 +85,7 @@ async fn cascade(node: &Node, peer: NodeId, mut stream: LinkStream, term: Term, 
     let Some(database) = &node.parts.database else { return };
     tracing::info!(%peer, from = %end.lsn, "a standby of this one attached");
     let (_open, closed) = watch::channel(false);
-    let purpose = Purpose::Cascade;
+    let purpose = Purpose::Uncounted;
     let serve = Serve { pg_socket: database.options.socket(), peer, purpose, closed };
     let mut follows = node.follows.subscribe();
     tokio::select! {

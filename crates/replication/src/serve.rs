@@ -48,9 +48,9 @@ pub enum Purpose {
         /// The standby's end of WAL when its lineage was checked: it has everything before.
         verified: Lsn,
     },
-    /// A standby gets log of this server, which is a standby itself, or gets what it needs to start:
+    /// A standby gets log whose writer is another server, or what it needs before it can start:
     /// its feedback counts for nothing.
-    Cascade,
+    Uncounted,
     /// pg_basebackup or pg_rewind copies this server: no feedback, SQL allowed.
     Clone,
 }
@@ -99,7 +99,7 @@ pub async fn serve_wal<S: Stream>(mut stream: S, serve: Serve) -> Result<Ended, 
         }
     };
     let (mut guard, verified) = match &purpose {
-        Purpose::Clone | Purpose::Cascade => (None, Lsn(0)),
+        Purpose::Clone | Purpose::Uncounted => (None, Lsn(0)),
         Purpose::Follow { aggregator, term, verified } => match aggregator.attach(peer, *term) {
             Some(guard) => (Some(guard), *verified),
             None => return Ok(Ended::Superseded),
@@ -188,7 +188,7 @@ fn refusal(startup: &Startup, peer: NodeId, purpose: &Purpose) -> Option<&'stati
     match (purpose, replication) {
         (_, Some(b"true")) => None,
         (Purpose::Clone, None) => None,
-        (Purpose::Follow { .. } | Purpose::Cascade, _) => {
+        (Purpose::Follow { .. } | Purpose::Uncounted, _) => {
             Some("a standby's tunnel is for physical replication")
         }
         (Purpose::Clone, Some(_)) => Some("logical replication does not pass through a WAL tunnel"),

@@ -120,7 +120,7 @@ impl World {
         };
         let others = self.hosts.iter().filter(whole).map(|h| h.name);
         let others: BTreeSet<NodeId> = others.filter(|n| *n != self.hosts[node].name).collect();
-        self.newest.authority.rules.iter().all(|r| r.election_satisfied(&others))
+        self.newest.authority.quorum(&others)
     }
 
     fn free_disk(&mut self, node: usize) {

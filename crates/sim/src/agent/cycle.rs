@@ -257,7 +257,7 @@ impl World {
         }
     }
 
-    /// Whether a feed stays that R3 would cut: until somebody is elected.
+    /// Whether a feed stays that R3 would cut: until a writer serves.
     pub(super) fn keeps_feed(&self, node: usize) -> bool {
         let phase = self.hosts[node].agent.as_ref().map(|a| a.state.authority.phase);
         self.flaw == Flaw::NoCut && phase != Some(Phase::Serving)

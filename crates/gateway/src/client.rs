@@ -156,6 +156,8 @@ pub(crate) enum Ending {
 pub(crate) struct Block {
     /// It may have written.
     pub(crate) wrote: bool,
+    /// It surely neither told nor changed anything of what is stored.
+    pub(crate) tells_nothing: bool,
     /// Its id, once known.
     pub(crate) xid: Option<u64>,
     /// It may have written since its id was asked for.
@@ -213,6 +215,7 @@ impl Block {
     /// A statement is sent that may write.
     pub(crate) fn writes(&mut self) {
         self.wrote = true;
+        self.tells_nothing = false;
         self.unasked = true;
     }
 

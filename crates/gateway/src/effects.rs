@@ -15,6 +15,7 @@ use crate::exchange::{Kind, Undo, Whose};
 use crate::relay::Relay;
 use crate::server::Part;
 use crate::statements::Statement;
+use crate::tidy::TOKEN;
 use crate::upstream::XID_STATEMENT;
 
 impl Relay<'_> {
@@ -33,6 +34,7 @@ impl Relay<'_> {
         if self.server.part == Part::Replica {
             block.story.add(script, sql);
         }
+        block.tells_nothing &= script.statements == 1 && tells_nothing(script.first, sql);
         let may_write = self.client.writes_at.is_none();
         if script.access == Access::Write && may_write && !control {
             block.wrote = true;
@@ -331,6 +333,16 @@ pub(crate) fn stays(script: &Script, sql: &[u8]) -> bool {
 /// Whether a setting can be made again on another server.
 fn moves(name: &[u8]) -> bool {
     !matches!(name, b"session_authorization" | b"seed")
+}
+
+/// Whether a statement neither tells nor changes anything of what is stored: it takes a token, or
+/// shows a setting.
+pub(crate) fn tells_nothing(verb: Verb, text: &[u8]) -> bool {
+    match verb {
+        Verb::Set(set) => set.name.text(text).eq_ignore_ascii_case(TOKEN),
+        Verb::Show(_) => true,
+        _ => false,
+    }
 }
 
 /// Whether a statement means the same on a replica as on the writer, though it is no read: what

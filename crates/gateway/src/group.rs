@@ -40,6 +40,9 @@ pub(crate) struct Group {
     pub(crate) shows: bool,
     /// It makes a setting of the gateway's own.
     pub(crate) ours: bool,
+    /// It does nothing but take a token, or show a setting: it neither tells nor changes
+    /// anything of what is stored.
+    pub(crate) tells_nothing: bool,
     /// Statements are executed one after the other before it is answered.
     pub(crate) many: bool,
     /// It is a function call.
@@ -76,6 +79,7 @@ impl Group {
             is_extended: false,
             shows: false,
             ours: false,
+            tells_nothing: false,
             many: false,
             is_call: false,
             leaves: false,
@@ -97,9 +101,10 @@ impl Group {
             _ => {}
         }
         self.texts += 1;
-        self.only_begins =
-            self.texts == 1 && script.statements == 1 && matches!(script.first, Verb::Begin(_));
-        self.recalls = self.texts == 1 && script.statements == 1 && script.recalls;
+        let alone = self.texts == 1 && script.statements == 1;
+        self.only_begins = alone && matches!(script.first, Verb::Begin(_));
+        self.tells_nothing = alone && effects::tells_nothing(script.first, text);
+        self.recalls = alone && script.recalls;
         if script.access == Access::Write {
             self.access = Access::Write;
         }
@@ -168,6 +173,7 @@ pub(crate) fn look(
     let mut closes = true;
     let mut executes = 0;
     let mut prepares = true;
+    let mut described = false;
     let mut at = 0;
     loop {
         let Some(header) = input[at..].first_chunk::<HEADER>() else {
@@ -216,7 +222,12 @@ pub(crate) fn look(
             }
             b'X' => group.leaves = true,
             b'E' => executes += 1,
-            b'D' | b'C' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
+            b'D' => {
+                // What a statement returns is stored, too.
+                let name = body.strip_prefix(b"S").and_then(|name| name.strip_suffix(b"\0"));
+                described |= name.is_some_and(|name| !parsed.contains(&name));
+            }
+            b'C' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
             _ => return Err(Error::Invalid { what: "the kind of a message" }),
         }
         closes &= matches!(tag, b'C' | b'S');
@@ -226,6 +237,7 @@ pub(crate) fn look(
             group.len = at;
             group.only_closes = closes;
             group.many |= executes > 1;
+            group.tells_nothing &= !described;
             group.recalls &= executes == 1 || tag == b'Q';
             group.only_prepares = prepares && !parsed.is_empty();
             // After a Flush more may come that belongs to the same transaction, and may write.

@@ -273,7 +273,7 @@ async fn once(
     let wrote = client.writes_at.is_none()
         && (group.access == Access::Write && retries > 0
             || client.account.was_refused(group.fingerprint));
-    client.block = Block { wrote, ..Block::default() };
+    client.block = Block { wrote, tells_nothing: group.tells_nothing, ..Block::default() };
     let after = linked(worker, client, server, group, retries).await;
     *client.handle.linked.borrow_mut() = None;
     after

@@ -51,12 +51,15 @@ pub(crate) async fn tidy(
     server: &mut Server,
 ) -> Result<Next, Gone> {
     let mut block = std::mem::take(&mut client.block);
+    let sees = sees(client);
     match server.part {
-        Part::Writer(_) if block.wrote || sees(client) => {
+        // Neither what it wrote nor what it saw has moved.
+        _ if block.tells_nothing => {}
+        Part::Writer(_) if block.wrote || sees => {
             let here = || server.here.then(|| worker.world.acknowledged());
             client.token = client.token.max(block.position.or_else(here));
         }
-        Part::Replica if sees(client) => {
+        Part::Replica if sees => {
             if let Some(shown) = Box::pin(visible::shown(server)).await? {
                 client.saw(&shown);
             }
@@ -102,7 +105,7 @@ pub(crate) async fn tidy(
 }
 
 /// The setting that a token is handed over by.
-const TOKEN: &[u8] = b"quorate.token";
+pub(crate) const TOKEN: &[u8] = b"quorate.token";
 
 /// Whether later reads of the session must see what it saw; what it wrote they must see anyway.
 pub(crate) fn sees(client: &Client) -> bool {

@@ -13,6 +13,7 @@ use crate::server::eventually;
 
 in_both_modes! {
     reads_go_to_a_standby_that_has_what_they_must_see
+    a_token_that_is_handed_over_stays_where_it_was
     comments_ask_for_one_statement_however_it_is_sent
     every_way_to_write_is_seen_by_the_reads_behind_it
     hidden_writes_are_seen_by_the_reads_behind_them
@@ -82,6 +83,46 @@ async fn reads_go_to_a_standby_that_has_what_they_must_see(mode: Mode) -> Result
     raw.ask("RESET ALL").await?.ok();
     door.want(|wanted| wanted.split = false);
     goes(&mut raw, false).await;
+    Ok(())
+}
+
+async fn a_token_that_is_handed_over_stays_where_it_was(mode: Mode) -> Result<()> {
+    let door = Door::with_standby(mode).await?;
+    door.replayed(50).await?;
+    let (mut one, mut other) = (door.raw().await?, door.raw().await?);
+    other.ask("SET quorate.consistency = 'causal'").await?.ok();
+    door.acknowledged(TERM, 60);
+    one.ask("CREATE TABLE t(i int)").await?.ok();
+    let token = one.value("SHOW quorate.token").await?;
+    // What others write meanwhile, neither of them has seen.
+    door.acknowledged(TERM, 100);
+    assert_eq!(one.value("SHOW quorate.token").await?, token);
+    let set = format!("SET quorate.token = '{token}'");
+    other.ask(&set).await?.ok();
+    assert_eq!(other.value("SHOW quorate.token").await?, token);
+    door.replayed(60).await?;
+    goes(&mut one, true).await;
+    assert_eq!(other.value(WHERE).await?, "on");
+    // Who reads on the writer may have seen it, whatever comes before or behind.
+    let several = format!("{set}; TABLE t");
+    for groups in [
+        vec![Say::new().query(&several)],
+        vec![Say::new().statement("TABLE t").statement(&set).sync()],
+        vec![
+            Say::new().query("BEGIN"),
+            Say::new().query(&set),
+            Say::new().query("TABLE t; COMMIT"),
+        ],
+        vec![Say::new().query(&set), Say::new().query("/* quorate: writer */ TABLE t")],
+    ] {
+        let mut raw = door.raw().await?;
+        raw.ask("SET quorate.consistency = 'causal'").await?.ok();
+        raw.ask(&set).await?.ok();
+        for group in groups {
+            raw.exchange(group).await?;
+        }
+        assert_eq!(raw.value(WHERE).await?, "off");
+    }
     Ok(())
 }
 

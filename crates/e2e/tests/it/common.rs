@@ -73,9 +73,9 @@ pub(crate) fn ask(cluster: &Cluster, node: &str, path: &str) -> Option<Value> {
     serde_json::from_str(&get_within(web, path, limits::PAGE).ok()?).ok()
 }
 
-/// How long a condition may take to be an alert: more than the longest time that a test waits for one
-/// to hold.
-const ALERT: Duration = Duration::from_secs(120);
+/// How long a condition may take to be an alert, or to be over. The longest that a test waits for has to
+/// last for 60 s, and that is counted anew by a new leader, and when a node was not heard for a moment.
+const ALERT: Duration = Duration::from_secs(240);
 
 /// Alerts that are so far, as `rule/subject`.
 fn alerts(cluster: &Cluster, seen_by: &str, stage: &str) -> BTreeSet<String> {

@@ -1,5 +1,6 @@
 //! The local server as the loop sees it: its process, its answers, and the steps that take time.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,8 +29,11 @@ mod settings;
 /// Marks data that a rewind or a rebuild left in pieces.
 const SPOILT: &str = "spoilt";
 /// Marks data that cannot be read without the writer's log: it was rewound, or a start of its server
-/// asked for that; and it has not answered since.
+/// asked for that; and it has not answered since. Empty while it is known where its log ends.
 const REWOUND: &str = "rewound";
+/// What that mark says from when the server is started until it has ended in good order: its log may
+/// end anywhere behind what its control file tells.
+const RUNS: &[u8] = b"its server runs\n";
 
 /// What the last look at the server found.
 #[derive(Debug, Clone, Default)]
@@ -248,7 +252,7 @@ impl Database {
         if self.mark(SPOILT).exists() {
             return Data::Spoilt;
         }
-        if self.mark(REWOUND).exists() {
+        if self.mark(REWOUND).exists() && !self.died_with_mark() {
             return Data::Incomplete;
         }
         match quorate_postgres::examine(&self.options) {
@@ -269,11 +273,23 @@ impl Database {
     }
 
     fn put_mark(&self, what: &str) -> Result<(), Error> {
+        self.put_mark_that_says(what, b"")
+    }
+
+    fn put_mark_that_says(&self, what: &str, text: &[u8]) -> Result<(), Error> {
         let path = self.mark(what);
         let failed = |source| Error::Io { action: "make", path: path.clone(), source };
-        std::fs::write(&path, b"").map_err(failed)?;
+        let mut file = std::fs::File::create(&path).map_err(failed)?;
+        file.write_all(text).and_then(|()| file.sync_all()).map_err(failed)?;
         let parent = path.parent().unwrap_or(&path);
         std::fs::File::open(parent).and_then(|d| d.sync_all()).map_err(failed)
+    }
+
+    /// Whether the server died while it ran on data that lacked log. Then it is to be found out anew
+    /// what its log has, by a start without more of it.
+    fn died_with_mark(&self) -> bool {
+        let runs = matches!(*self.server.status().borrow(), Status::Running { .. });
+        !runs && std::fs::read(self.mark(REWOUND)).is_ok_and(|text| text == RUNS)
     }
 
     fn take_mark(&self, what: &str) -> Result<(), Error> {
@@ -286,9 +302,9 @@ impl Database {
         }
     }
 
-    /// Where the log of a server that is not whole yet ends at the least. One that was rewound is on
-    /// the writer's history up to where the rewind read from it; one that was not may have log of its
-    /// own behind that.
+    /// Where the log of a server that is not whole yet ends. One that was rewound is on the writer's
+    /// history up to where the rewind read from it; one that was shut down because it asked for log had
+    /// replayed all of its own.
     async fn rewound_end(&self, term: Term) -> Result<Report, Error> {
         let control = quorate_postgres::read_control_data(&self.options).await?;
         let (timeline, lsn) = match control.min_recovery_timeline {
@@ -336,18 +352,35 @@ impl Database {
             return Err(Error::NotRunning("it was released by `quorate standalone`".to_owned()));
         }
         quorate_postgres::write_settings(&self.options, &settings)?;
+        if self.died_with_mark() {
+            self.take_mark(REWOUND)?;
+        } else if self.mark(REWOUND).exists() {
+            self.put_mark_that_says(REWOUND, RUNS)?;
+        }
         *self.started_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         self.server.start().await?;
         drop(retired);
         self.admin.wait_ready(&self.server.status(), START_WAIT).await?;
         self.refresh().await;
         if self.mark(REWOUND).exists() {
-            // Whoever fed it knows only where its log ended at the least.
+            // Whoever fed it let nothing count of what it had.
             self.take_mark(REWOUND)?;
             self.feed.renew();
         }
         if let Err(e) = self.admin.warm().await {
             tracing::debug!(error = %e, "opening connections ahead failed");
+        }
+        Ok(())
+    }
+
+    /// Stops the server. One that ends in good order tells its control file how far it had replayed.
+    pub async fn stop(&self, mode: Mode) -> Result<(), Error> {
+        self.server.stop(mode).await;
+        if self.died_with_mark() {
+            let control = quorate_postgres::read_control_data(&self.options).await?;
+            if control.is_clean() {
+                self.put_mark(REWOUND)?;
+            }
         }
         Ok(())
     }
@@ -424,7 +457,7 @@ impl Database {
 
     /// Takes note that the server does not start without log that only a writer has.
     pub fn lacks_log(&self) -> Result<(), Error> {
-        self.put_mark(REWOUND)
+        self.put_mark_that_says(REWOUND, RUNS)
     }
 
     /// Copies the whole database through the copy relay.

@@ -346,10 +346,10 @@ fn spawn_job(
         let outcome = match plan {
             Plan::Bootstrap => bootstrap(&node, &database).await,
             Plan::Start => start(&node, &database).await,
-            Plan::Stop(mode) => {
-                database.server.stop(mode).await;
-                Outcome::Done
-            }
+            Plan::Stop(mode) => match database.stop(mode).await {
+                Ok(()) => Outcome::Done,
+                Err(e) => failed("stop the server", &e),
+            },
             Plan::Freeze(term) => match database.freeze(term).await {
                 Ok(report) => Outcome::Frozen(report),
                 Err(e) => failed("freeze", &e),

@@ -293,7 +293,7 @@ fn electing(view: &NodeView<'_>) -> Decision {
             idle(Doing::Frozen, "R3", "its data waits for a writer's log to become whole again")
         }
         (Data::Incomplete, _) => {
-            act(vec![Action::StopServer], Doing::Recovering, "R3", "not whole: cannot report")
+            act(vec![Action::ShutServer], Doing::Recovering, "R3", "not whole: cannot report")
         }
         (Data::Missing | Data::Spoilt | Data::Refused(_), _) => {
             idle(Doing::Frozen, "R3", "no database to report: waiting for a writer")
@@ -508,15 +508,16 @@ fn following(view: &NodeView<'_>) -> Decision {
         (Data::Incomplete, _) if view.feed == (Feed::Open { from: writer, term }) => {
             idle(Doing::Recovering, "R14", "replaying the writer's log, which its data needs")
         }
-        // Its start was given up with the term in which it began.
+        // It asked for log, or its start was given up with the term in which it began. In good order:
+        // then its control file tells where its own log ends, which decides what it may be fed.
         (Data::Incomplete, _) if !refused => act(
-            vec![Action::StopServer],
+            vec![Action::ShutServer],
             Doing::Recovering,
             "R14",
             format!("its data needs log: starting again, with {writer}'s"),
         ),
         (Data::Missing | Data::Spoilt | Data::Incomplete, _) if view.writer_open => act(
-            vec![Action::Clone { from: writer, term }],
+            vec![Action::CloseFeed, Action::Clone { from: writer, term }],
             Doing::Cloning,
             "rejoin",
             format!("copying the database from {writer}"),

@@ -117,6 +117,62 @@ fn who_asks_for_log_serves_no_reads_before_it_is_admitted() -> Result<()> {
     cluster.wait_healthy().map(drop)
 }
 
+#[test]
+fn a_copy_that_needs_log_to_answer_is_asked_first_what_it_has() -> Result<()> {
+    let scenario = Scenario::new(
+        "a copy returns with a tail of an old writer that its control file does not tell of, and cannot \
+         answer without more log: where its own ends is found out before it is fed",
+    );
+    let mut cluster = Cluster::of(5).start()?;
+    ensure!(cluster.wait_healthy()?.serving() == Some("n1"), "n1 does not write");
+    cluster.apply("n1", "copies = 3\n")?;
+    cluster.wait_healthy()?;
+    let (at_n1, at_n5) = (cluster.node("n1")?.socket_dir(), cluster.node("n5")?.socket_dir());
+    // More transactions within one than a list of those under way has room for.
+    sql_through(cluster.login(), cluster.node("n1")?.gateway(), "CREATE TABLE within (i int)")?;
+    let mut open = Session::open(cluster.node("n1")?.gateway(), cluster.login())?;
+    open.simple("BEGIN")?.ok()?;
+    for i in 0..80 {
+        open.simple(&format!("SAVEPOINT s{i}; INSERT INTO within VALUES ({i})"))?.ok()?;
+    }
+    let n5_has = |what: &str| -> Result<()> {
+        let end = local::one(&at_n1, "SELECT pg_current_wal_flush_lsn()")?;
+        cluster.wait_until(limits::RECOVER, "n5 has that", || {
+            let sql = format!("SELECT {what}() >= '{end}'");
+            local::one(&at_n5, &sql).ok().filter(|has| has == "t").map(drop)
+        })
+    };
+    local::query(&at_n1, "CHECKPOINT")?;
+    n5_has("pg_last_wal_replay_lsn")?;
+    local::query(&at_n5, "CHECKPOINT")?;
+    cluster.partition_for("n1 n5 | n2 n3 n4", &Affected::Only(BTreeSet::from(["wal"])));
+    let sql = format!(
+        "SET synchronous_commit = local;
+         INSERT INTO {TABLE} (id, client) SELECT -i, -1 FROM generate_series(1, 2000) i"
+    );
+    local::query(&at_n1, &sql)?;
+    n5_has("pg_last_wal_receive_lsn")?;
+    cluster.host_gone("n5")?;
+    cluster.host_gone("n1")?;
+    let new = cluster.wait_other_writer("n1")?;
+    cluster.heal();
+    scenario.step(format!("{new} writes"));
+    // As if it had died once more while it was fed.
+    std::fs::write(cluster.node("n5")?.data_dir().with_extension("rewound"), "its server runs\n")?;
+    cluster.restart("n5")?;
+    cluster.wait_until(limits::RECOVER, "n5 needs log to answer", || {
+        let wanted = "the log here ends before the server can start";
+        cluster.node("n5").ok()?.log().contains(wanted).then_some(())
+    })?;
+    cluster.wait_until(limits::REJOIN, "n5 follows", || {
+        cluster.status()?.attached().contains("n5").then_some(())
+    })?;
+    let log = cluster.node(&new)?.log();
+    ensure!(!log.contains("claims WAL"), "it counted, and claimed what it was never sent");
+    ensure!(log.contains("refused a diverged standby"), "its tail was not noticed");
+    Ok(())
+}
+
 struct TempBin(PathBuf);
 
 impl Drop for TempBin {

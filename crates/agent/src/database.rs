@@ -31,9 +31,11 @@ const SPOILT: &str = "spoilt";
 /// Marks data that cannot be read without the writer's log: it was rewound, or a start of its server
 /// asked for that; and it has not answered since. Empty while it is known where its log ends.
 const REWOUND: &str = "rewound";
-/// What that mark says from when the server is started until it has ended in good order: its log may
-/// end anywhere behind what its control file tells.
-const RUNS: &[u8] = b"its server runs\n";
+/// What that mark says while the server runs on its own log alone, and has replayed all of it. Shut down
+/// then, its control file tells where that ends.
+const ASKS: &[u8] = b"its server asks for log\n";
+/// What that mark says while the server is fed: it may have got more than it has replayed.
+const FED: &[u8] = b"its server is fed\n";
 
 /// What the last look at the server found.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +71,8 @@ pub struct Database {
     retired: tokio::sync::Mutex<bool>,
     /// Whether replay has paused because this server has less of something than its writer.
     starves: AtomicBool,
+    /// See [`Database::was_incomplete`].
+    was_incomplete: AtomicBool,
     /// What the server was started with.
     started_with: Mutex<Option<Settings>>,
     /// Settings that this server keeps above the document's, because its writer has more.
@@ -98,6 +102,7 @@ impl Database {
             admitted: AtomicU64::new(0),
             retired: tokio::sync::Mutex::new(false),
             starves: AtomicBool::new(false),
+            was_incomplete: AtomicBool::new(false),
             started_with: Mutex::default(),
             kept: Mutex::default(),
             look: Notify::new(),
@@ -252,7 +257,7 @@ impl Database {
         if self.mark(SPOILT).exists() {
             return Data::Spoilt;
         }
-        if self.mark(REWOUND).exists() && !self.died_with_mark() {
+        if self.is_incomplete() && !self.died_with_mark() {
             return Data::Incomplete;
         }
         match quorate_postgres::examine(&self.options) {
@@ -279,17 +284,29 @@ impl Database {
     fn put_mark_that_says(&self, what: &str, text: &[u8]) -> Result<(), Error> {
         let path = self.mark(what);
         let failed = |source| Error::Io { action: "make", path: path.clone(), source };
-        let mut file = std::fs::File::create(&path).map_err(failed)?;
+        let aside = path.with_extension(format!("{what}-new"));
+        let mut file = std::fs::File::create(&aside).map_err(failed)?;
         file.write_all(text).and_then(|()| file.sync_all()).map_err(failed)?;
+        std::fs::rename(&aside, &path).map_err(failed)?;
         let parent = path.parent().unwrap_or(&path);
         std::fs::File::open(parent).and_then(|d| d.sync_all()).map_err(failed)
     }
 
-    /// Whether the server died while it ran on data that lacked log. Then it is to be found out anew
-    /// what its log has, by a start without more of it.
+    /// Whether the server died while it ran on data that lacked log, and may have more of it than its
+    /// control file tells. What that is, is found out by a start that is not fed.
     fn died_with_mark(&self) -> bool {
         let runs = matches!(*self.server.status().borrow(), Status::Running { .. });
-        !runs && std::fs::read(self.mark(REWOUND)).is_ok_and(|text| text == RUNS)
+        !runs && std::fs::read(self.mark(REWOUND)).is_ok_and(|text| !text.is_empty())
+    }
+
+    /// Whether the server cannot answer without log that only a writer has.
+    pub fn is_incomplete(&self) -> bool {
+        self.mark(REWOUND).exists()
+    }
+
+    /// Whether it could not when it ran before, and has not answered since.
+    pub fn was_incomplete(&self) -> bool {
+        self.was_incomplete.load(Ordering::Relaxed)
     }
 
     fn take_mark(&self, what: &str) -> Result<(), Error> {
@@ -318,7 +335,7 @@ impl Database {
     /// The log end with its owner, for the writer's lineage check: the end of the last complete
     /// record once replay has come to it. A torn record behind it never counts.
     pub async fn lineage(&self, term: Term) -> Result<Option<Report>, Error> {
-        if self.mark(REWOUND).exists() {
+        if self.is_incomplete() {
             return self.rewound_end(term).await.map(Some);
         }
         let probe = self.admin.probe().await?;
@@ -353,16 +370,18 @@ impl Database {
         }
         quorate_postgres::write_settings(&self.options, &settings)?;
         if self.died_with_mark() {
+            self.was_incomplete.store(true, Ordering::Relaxed);
             self.take_mark(REWOUND)?;
-        } else if self.mark(REWOUND).exists() {
-            self.put_mark_that_says(REWOUND, RUNS)?;
+        } else if self.is_incomplete() {
+            self.put_mark_that_says(REWOUND, FED)?;
         }
         *self.started_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
         self.server.start().await?;
         drop(retired);
         self.admin.wait_ready(&self.server.status(), START_WAIT).await?;
         self.refresh().await;
-        if self.mark(REWOUND).exists() {
+        self.was_incomplete.store(false, Ordering::Relaxed);
+        if self.is_incomplete() {
             // Whoever fed it let nothing count of what it had.
             self.take_mark(REWOUND)?;
             self.feed.renew();
@@ -373,16 +392,16 @@ impl Database {
         Ok(())
     }
 
-    /// Stops the server. One that ends in good order tells its control file how far it had replayed.
+    /// Stops the server.
     pub async fn stop(&self, mode: Mode) -> Result<(), Error> {
         self.server.stop(mode).await;
-        if self.died_with_mark() {
-            let control = quorate_postgres::read_control_data(&self.options).await?;
-            if control.is_clean() {
-                self.put_mark(REWOUND)?;
-            }
+        let asked = std::fs::read(self.mark(REWOUND)).is_ok_and(|text| text == ASKS);
+        match mode {
+            // Should it not have ended in good order in time, its log goes on behind that. Its feedback
+            // counts for nothing in any case, and it would take as long the next time.
+            Mode::Fast if asked => self.put_mark(REWOUND),
+            Mode::Fast | Mode::Immediate => Ok(()),
         }
-        Ok(())
     }
 
     /// Stops the server for good: whatever is decided here does not start it again.
@@ -457,7 +476,7 @@ impl Database {
 
     /// Takes note that the server does not start without log that only a writer has.
     pub fn lacks_log(&self) -> Result<(), Error> {
-        self.put_mark_that_says(REWOUND, RUNS)
+        self.put_mark_that_says(REWOUND, ASKS)
     }
 
     /// Copies the whole database through the copy relay.

@@ -89,7 +89,7 @@ pub struct Follow {
 impl Target for Follow {
     fn open(&self) -> BoxFuture<'_, io::Result<BoxStream>> {
         Box::pin(async move {
-            let incomplete = self.database.data() == Data::Incomplete;
+            let incomplete = self.database.is_incomplete();
             let end = self.database.lineage(self.term).await.map_err(io::Error::other)?;
             let end = end.ok_or_else(|| io::Error::other("the log's end is not known yet"))?;
             let hello = match self.cascaded {
@@ -264,11 +264,13 @@ impl Memory {
     /// A standby's log may end before what its data needs to be read: PostgreSQL takes the newest
     /// timeline's file of a segment, and of that it may have got no more than the beginning. The server
     /// then asks for log before it answers, and has to be fed to start. Only while a writer serves: an
-    /// election may need what a server that is merely slow has to report.
-    pub(crate) fn start_with_log(&mut self, node: &Node, writer_serves: bool) {
+    /// election may need what a server that is merely slow has to report. One that could not answer
+    /// before is not merely slow, and a writer that has opened may lack just this copy to serve.
+    pub(crate) fn start_with_log(&mut self, node: &Node, (open, serves): (bool, bool)) {
         let Some(database) = &node.parts.database else { return };
         let starts = self.job.as_ref().is_some_and(|r| r.job == Job::Start);
-        let asks = starts && self.data == Data::Ready && writer_serves && database.feed.holds();
+        let fed = serves || open && database.was_incomplete();
+        let asks = starts && self.data == Data::Ready && fed && database.feed.holds();
         let now = clock::now();
         self.start_asks = asks.then(|| self.start_asks.unwrap_or(now));
         if self.start_asks.is_none_or(|at| now.since(at) < START_ASKS) {

@@ -197,6 +197,10 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
         running.cancel();
         memory.data = perform::data_of(node);
     }
+    // Its server may have died without a job.
+    if memory.job.is_none() && memory.data == Data::Incomplete {
+        memory.data = perform::data_of(node);
+    }
     if let Some(reign) = &mut memory.reign {
         reign.observe(node);
         match (&state.authority.switchover, &reign.gave_up) {
@@ -233,10 +237,11 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
         (memory.document, memory.feedback) = (version, feedback);
     }
     let word = state.authority.writer.and_then(|w| parts.health.status_of(w)?.writer);
-    let waits = word.as_ref().is_some_and(|w| w.term == term && !w.serving);
+    let word = word.filter(|word| word.term == term);
+    let (open, serves) = (word.is_some(), word.is_some_and(|word| word.serving));
+    let waits = open && !serves;
     memory.writer_waits = waits.then(|| memory.writer_waits.unwrap_or_else(clock::now));
-    let serves = word.is_some_and(|w| w.term == term && w.serving);
-    memory.start_with_log(node, serves);
+    memory.start_with_log(node, (open, serves));
     identify(node, memory, messages, state);
 }
 

@@ -528,9 +528,13 @@ fn following(view: &NodeView<'_>) -> Decision {
             format!("waiting for {writer} to open, to copy from it"),
         ),
         (Data::Ready, Server::Down) if view.yields => yielding(),
-        (Data::Ready, Server::Down) => {
-            act(vec![Action::StartServer], Doing::Recovering, "rejoin", "starting the server")
-        }
+        // Where its log ends can be asked once it answers: what it is fed is settled then.
+        (Data::Ready, Server::Down) => act(
+            vec![Action::CloseFeed, Action::StartServer],
+            Doing::Recovering,
+            "rejoin",
+            "starting the server",
+        ),
         (Data::Ready, Server::Starting | Server::Writer(_)) => {
             idle(Doing::Recovering, "rejoin", "the server replays its log")
         }

@@ -34,7 +34,7 @@ impl Relay<'_> {
         if self.server.part == Part::Replica {
             block.story.add(script, sql);
         }
-        block.tells_nothing &= script.statements == 1 && tells_nothing(script.first, sql);
+        block.tells_nothing &= tells_nothing(script, sql);
         let may_write = self.client.writes_at.is_none();
         if script.access == Access::Write && may_write && !control {
             block.wrote = true;
@@ -99,6 +99,12 @@ impl Relay<'_> {
             self.barrier_due = true;
             self.server.prepared.doubt_all();
         }
+    }
+
+    /// The client may be told what a statement returns, which is stored, too.
+    pub(crate) fn tells_of(&mut self, statement: Option<&Statement>) {
+        let nothing = statement.is_some_and(|s| tells_nothing(&s.script, &s.text));
+        self.client.block.tells_nothing &= nothing;
     }
 
     /// A text may leave something by which the client has to keep its server. On a replica it was let
@@ -335,14 +341,16 @@ fn moves(name: &[u8]) -> bool {
     !matches!(name, b"session_authorization" | b"seed")
 }
 
-/// Whether a statement neither tells nor changes anything of what is stored: it takes a token, or
-/// shows a setting.
-pub(crate) fn tells_nothing(verb: Verb, text: &[u8]) -> bool {
-    match verb {
-        Verb::Set(set) => set.name.text(text).eq_ignore_ascii_case(TOKEN),
-        Verb::Show(_) => true,
-        _ => false,
-    }
+/// Whether a text neither tells nor changes anything of what is stored: it takes a token, or shows a
+/// setting.
+pub(crate) fn tells_nothing(script: &Script, text: &[u8]) -> bool {
+    let is_known = script.statements == 1 && !script.leaves.has(Leaves::UNKNOWN);
+    is_known
+        && match script.first {
+            Verb::Set(set) => set.name.text(text).eq_ignore_ascii_case(TOKEN),
+            Verb::Show(_) => true,
+            _ => false,
+        }
 }
 
 /// Whether a statement means the same on a replica as on the writer, though it is no read: what

@@ -103,7 +103,7 @@ impl Group {
         self.texts += 1;
         let alone = self.texts == 1 && script.statements == 1;
         self.only_begins = alone && matches!(script.first, Verb::Begin(_));
-        self.tells_nothing = alone && effects::tells_nothing(script.first, text);
+        self.tells_nothing = alone && effects::tells_nothing(script, text);
         self.recalls = alone && script.recalls;
         if script.access == Access::Write {
             self.access = Access::Write;
@@ -173,7 +173,6 @@ pub(crate) fn look(
     let mut closes = true;
     let mut executes = 0;
     let mut prepares = true;
-    let mut described = false;
     let mut at = 0;
     loop {
         let Some(header) = input[at..].first_chunk::<HEADER>() else {
@@ -222,12 +221,7 @@ pub(crate) fn look(
             }
             b'X' => group.leaves = true,
             b'E' => executes += 1,
-            b'D' => {
-                // What a statement returns is stored, too.
-                let name = body.strip_prefix(b"S").and_then(|name| name.strip_suffix(b"\0"));
-                described |= name.is_some_and(|name| !parsed.contains(&name));
-            }
-            b'C' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
+            b'D' | b'C' | b'H' | b'd' | b'c' | b'f' | b'p' => {}
             _ => return Err(Error::Invalid { what: "the kind of a message" }),
         }
         closes &= matches!(tag, b'C' | b'S');
@@ -237,7 +231,6 @@ pub(crate) fn look(
             group.len = at;
             group.only_closes = closes;
             group.many |= executes > 1;
-            group.tells_nothing &= !described;
             group.recalls &= executes == 1 || tag == b'Q';
             group.only_prepares = prepares && !parsed.is_empty();
             // After a Flush more may come that belongs to the same transaction, and may write.

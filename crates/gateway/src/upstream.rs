@@ -280,6 +280,7 @@ impl Relay<'_> {
         let worker = Rc::clone(self.worker);
         let (name, mut statement) =
             group::parse(self.client, &mut worker.statements.borrow_mut(), message.body)?;
+        self.tells_of(Some(&statement));
         let floor = self.client.account.spec().floor;
         if let Some(lowers) = floor::lowers(&statement.script, &statement.text, floor) {
             self.below_floor(lowers);
@@ -457,6 +458,8 @@ impl Relay<'_> {
     fn describe(&mut self, message: Message<'_>) -> Result<(), Error> {
         if let Some((b'S', mut rest)) = message.body.split_first().map(|(k, r)| (*k, r)) {
             let name = take_cstr(&mut rest, "a Describe message")?;
+            let statement = self.client.known(name).cloned();
+            self.tells_of(statement.as_deref());
             if let Some(server_name) = self.on_server(name) {
                 self.server.exchange.sent(Kind::DescribeStatement, false, Undo::Nothing);
                 put(&mut self.server.end.out, b'D', |out| {

@@ -343,7 +343,7 @@ fn a_follower_in_every_state_works_its_way_to_the_feed() {
         assert_eq!(decide(&early).actions, [], "nobody to copy from yet");
     }
     let next = |server| decide(&NodeView { server, ..base() }).actions;
-    assert_eq!(next(Server::Down), [Action::StartServer]);
+    assert_eq!(next(Server::Down), [Action::CloseFeed, Action::StartServer]);
     assert_eq!(next(Server::Hung), [Action::StopServer]);
     assert_eq!(next(Server::Starting), []);
     assert_eq!(next(Server::Writer(TimelineId(2))), [Action::Fence, Action::StopServer]);

@@ -158,7 +158,10 @@ fn a_copy_that_needs_log_to_answer_is_asked_first_what_it_has() -> Result<()> {
     cluster.heal();
     scenario.step(format!("{new} writes"));
     // As if it had died once more while it was fed.
-    std::fs::write(cluster.node("n5")?.data_dir().with_extension("rewound"), "its server runs\n")?;
+    std::fs::write(
+        cluster.node("n5")?.data_dir().with_extension("rewound"),
+        "its server is fed\n",
+    )?;
     cluster.restart("n5")?;
     cluster.wait_until(limits::RECOVER, "n5 needs log to answer", || {
         let wanted = "the log here ends before the server can start";
@@ -267,6 +270,12 @@ fn a_log_that_ends_too_early_to_start_is_completed() -> Result<()> {
         let wanted = "the log here ends before the server can start";
         cluster.node("n3").ok()?.log().contains(wanted).then_some(())
     })?;
+    cluster.wait_until(limits::RECOVER, "n3 is fed", || {
+        let wanted = "a standby gets the log that it needs to start";
+        cluster.node("n1").ok()?.log().contains(wanted).then_some(())
+    })?;
+    scenario.step("its server dies while it is fed, or soon after");
+    cluster.kill_postmaster("n3")?;
     settle(&scenario, &cluster, workload)
 }
 

@@ -114,6 +114,7 @@ async fn a_token_that_is_handed_over_stays_where_it_was(mode: Mode) -> Result<()
             Say::new().query("TABLE t; COMMIT"),
         ],
         vec![Say::new().query(&set), Say::new().query("/* quorate: writer */ TABLE t")],
+        vec![Say::new().query(&set), Say::new().parse("", "TABLE t").describe(b'S', "").sync()],
     ] {
         let mut raw = door.raw().await?;
         raw.ask("SET quorate.consistency = 'causal'").await?.ok();

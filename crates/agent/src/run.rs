@@ -239,8 +239,7 @@ fn take_in(node: &Arc<Node>, memory: &mut Memory, messages: &mpsc::Sender<Messag
     let word = state.authority.writer.and_then(|w| parts.health.status_of(w)?.writer);
     let word = word.filter(|word| word.term == term);
     let (open, serves) = (word.is_some(), word.is_some_and(|word| word.serving));
-    let waits = open && !serves;
-    memory.writer_waits = waits.then(|| memory.writer_waits.unwrap_or_else(clock::now));
+    memory.writer_waits = (open && !serves).then(|| memory.writer_waits.unwrap_or_else(clock::now));
     memory.start_with_log(node, (open, serves));
     identify(node, memory, messages, state);
 }

@@ -7,9 +7,10 @@ use quorate_core::gateway::SynchronousCommit;
 use tokio::net::UnixStream;
 
 use crate::account::Account;
+use crate::fence::Fence;
 use crate::io::Io;
 use crate::metrics::count;
-use crate::server::{Fence, Gone, Part, Server};
+use crate::server::{Gone, Part, Server};
 use crate::worker::Worker;
 use crate::{floor, functions, limits, opening};
 
@@ -124,16 +125,11 @@ async fn opened(
     let startup = account.startup(part == Part::Replica, raised);
     let (io, fence) = if here {
         let local = worker.world.local().ok_or(Gone::Lost("no server on this node".into()))?;
-        let gate = if part == Part::Replica { local.reads } else { local.gate };
-        let Some(term) = gate.term().filter(|t| part == Part::Replica || part == Part::Writer(*t))
-        else {
+        let fence = Fence::before(&local, part == Part::Replica);
+        let meant = |f: &Fence| part == Part::Replica || part == Part::Writer(f.term);
+        let Some(fence) = fence.filter(meant) else {
             return Err(Gone::Lost(format!("{node} does not serve now")));
         };
-        // A standby has no commits of its own that wait.
-        let alive = local.alive.filter(|_| part != Part::Replica);
-        #[cfg(feature = "sabotage")]
-        let alive = alive.filter(|_| !crate::sabotage::is("lifeline"));
-        let fence = Fence { gate, term, clock: local.clock, alive };
         (Io::Unix(UnixStream::connect(&local.socket).await?), Some(fence))
     } else {
         let mut far = worker.world.dial(node).await.map_err(Gone::Lost)?;

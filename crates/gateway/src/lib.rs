@@ -23,6 +23,7 @@ mod elsewhere;
 mod entry;
 pub mod error;
 mod exchange;
+mod fence;
 mod floor;
 pub mod frontend;
 mod full;

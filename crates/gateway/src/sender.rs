@@ -12,7 +12,7 @@
 //! in any session ([`commands`], [`login`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use quorate_core::{Lsn, Term};
+use quorate_core::Lsn;
 use quorate_wire::backend::{
     AUTHENTICATION, COPY_BOTH, COPY_DATA, COPY_IN, ERROR, KEY_DATA, NOTICE, READY, Report, Status,
 };
@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use commands::{Answer, Commands, Judge, Question};
 
+use crate::fence::Fence;
 use crate::sessions::Ended;
 use crate::stream::Stream;
 use crate::world::{Local, World};
@@ -50,7 +51,7 @@ pub(crate) async fn serve(
     cut: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
     const DOING: &str = "starting a replication connection to the local server";
-    let Some(term) = local.gate.term() else { return Ok(Ended::Refused) };
+    let Some(fence) = Fence::before(local, false) else { return Ok(Ended::Refused) };
     let Ok(_place) = local.senders.try_acquire() else {
         let report = Report::fatal("53300", "too many replication connections to the writer")
             .hint("Each node takes 8 of them. End one that is not needed.");
@@ -60,7 +61,7 @@ pub(crate) async fn serve(
     };
     let over = async {
         tokio::select! {
-            () = local.gate.over(term) => {}
+            () = fence.gate.over(fence.term) => {}
             () = cut => {}
         }
     };
@@ -85,8 +86,7 @@ pub(crate) async fn serve(
     let mut up = Commands { to: to_server, steps: steps.subscribe(), judge };
     let mut down = Down {
         world,
-        local,
-        term,
+        fence: &fence,
         to: to_client,
         steps,
         decodes,
@@ -152,8 +152,7 @@ enum Copying {
 /// Server to client.
 struct Down<'a, W> {
     world: &'a dyn World,
-    local: &'a Local,
-    term: Term,
+    fence: &'a Fence,
     to: W,
     steps: watch::Sender<Steps>,
     decodes: bool,
@@ -387,7 +386,7 @@ impl<W: AsyncWrite + Unpin> Down<'_, W> {
             return Ok(());
         }
         // R12: asked after PostgreSQL produced the bytes, before they leave.
-        if !self.local.gate.passed(self.term, self.local.clock).await {
+        if !self.fence.passed().await {
             return Err(Ended::Cut);
         }
         self.to.write_all(bytes).await.map_err(|_| Ended::Client)?;

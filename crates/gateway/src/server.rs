@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -15,14 +14,13 @@ use quorate_wire::{CancelKey, Startup};
 
 use crate::client::Linked;
 use crate::exchange::{Cuts, Exchange, Kind, Stop, Undo};
-use crate::gate::{Clock, Gate, Verdict};
+use crate::fence::Fence;
 use crate::io::{End, Io, Scratch};
 use crate::limits;
 use crate::pool::Place;
 use crate::settings::Settings;
 use crate::statements::{Prepared, Statement};
 use crate::upstream::{XID_QUERY, XID_STATEMENT};
-use crate::world::Alive;
 
 /// What a server does in the cluster, as its connection was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,27 +29,6 @@ pub(crate) enum Part {
     Writer(Term),
     /// Serves reads.
     Replica,
-}
-
-/// The fence before responses of a server on this host. One behind another node has its fence there.
-#[derive(Clone)]
-pub(crate) struct Fence {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) term: Term,
-    pub(crate) clock: Clock,
-    /// For a writer.
-    pub(crate) alive: Option<Alive>,
-}
-
-impl Fence {
-    /// Whether what PostgreSQL just produced may leave (R12). When its postmaster has died, commits
-    /// that wait for copies become visible to backends that still live: nothing of theirs may.
-    pub(crate) fn check(&self) -> Verdict {
-        match self.gate.check(self.term, (self.clock)()) {
-            Verdict::Pass if self.alive.as_ref().is_some_and(|alive| !alive()) => Verdict::Cut,
-            verdict => verdict,
-        }
-    }
 }
 
 /// The part of a connection that others reach while it is in use.

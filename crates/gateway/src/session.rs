@@ -511,7 +511,7 @@ pub(crate) const CUT: &str = "the writer of this cluster moved";
 async fn hold(relay: &Relay<'_>) {
     if let Some(fence) = relay.server.fence.clone() {
         while fence.check() == Verdict::Hold {
-            fence.gate.passed(fence.term, fence.clock).await;
+            fence.passed().await;
         }
     }
 }

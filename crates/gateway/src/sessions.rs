@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::exchange::POSITION;
-use crate::gate::Gate;
+use crate::fence::Fence;
 use crate::opening::{self, Opening};
 use crate::scan::{Scan, Then};
 use crate::sender;
@@ -121,8 +121,7 @@ impl Sessions {
         packet: Bytes,
     ) -> Result<Ended, Error> {
         let Some(local) = self.world.local() else { return Ok(Ended::Refused) };
-        let gate = Arc::clone(if replica { &local.reads } else { &local.gate });
-        let Some(term) = gate.term() else { return Ok(Ended::Refused) };
+        let Some(fence) = Fence::before(&local, replica) else { return Ok(Ended::Refused) };
         let Some(_place) = Place::take(&self.count, self.sessions_max) else {
             tracing::warn!(max = self.sessions_max, "too many sessions of other gateways");
             return Ok(Ended::Refused);
@@ -133,11 +132,11 @@ impl Sessions {
         let mut cut = self.cut.subscribe();
         let over = async {
             tokio::select! {
-                () = gate.over(term) => {}
-                _ = cut.wait_for(|cut| *cut >= Some(term)) => {}
+                () = fence.gate.over(fence.term) => {}
+                _ = cut.wait_for(|cut| *cut >= Some(fence.term)) => {}
             }
         };
-        let relay = Relay { world: &*self.world, local: &local, gate: &gate, term, replica };
+        let relay = Relay { world: &*self.world, fence: &fence, replica };
         let (mut from_server, mut to_server) = server.into_split();
         let (mut from_client, mut to_client) = tokio::io::split(&mut *client);
         Ok(tokio::select! {
@@ -196,9 +195,7 @@ impl Drop for Place<'_> {
 
 struct Relay<'a> {
     world: &'a dyn World,
-    local: &'a Local,
-    gate: &'a Gate,
-    term: Term,
+    fence: &'a Fence,
     replica: bool,
 }
 
@@ -250,7 +247,7 @@ impl Relay<'_> {
                 continue;
             }
             // R12: asked after PostgreSQL produced the bytes, before they leave.
-            if !self.gate.passed(self.term, self.local.clock).await {
+            if !self.fence.passed().await {
                 return Ended::Cut;
             }
             if send(to, &out).await.is_err() {

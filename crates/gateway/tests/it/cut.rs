@@ -37,6 +37,7 @@ in_both_modes! {
     no_response_of_a_later_term_reaches_an_earlier_one
     a_result_cut_in_the_middle_ends_without_a_word
     a_crash_of_the_server_is_told_like_a_cut
+    what_backends_of_a_dead_postmaster_say_is_told_to_nobody
     a_copy_under_way_is_told
     a_cancelled_wait_is_kept_from_the_client
     a_cancelled_wait_that_comes_to_nothing_is_looked_up
@@ -45,6 +46,20 @@ in_both_modes! {
 }
 
 const NEXT: Term = Term(TERM.0 + 1);
+
+async fn what_backends_of_a_dead_postmaster_say_is_told_to_nobody(mode: Mode) -> Result<()> {
+    let door = Door::open(mode).await?;
+    door.want(|wanted| wanted.hold_ms = 300);
+    let mut raw = door.raw().await?;
+    raw.ask("BEGIN").await?.ok();
+    assert_eq!(raw.value("SELECT 1").await?, "1");
+    // Its backends live on, and the gate has not heard yet.
+    door.cluster.alive.store(false, Ordering::SeqCst);
+    let answer = raw.ask("SELECT 1").await?;
+    assert_eq!(answer.rows.len(), 0);
+    assert_eq!(answer.code(), "40001");
+    Ok(())
+}
 
 async fn an_idle_client_notices_nothing(mode: Mode) -> Result<()> {
     let door = Door::open(mode).await?;

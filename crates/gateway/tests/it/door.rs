@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use anyhow::Result;
@@ -10,8 +10,8 @@ use quorate_core::access::{AccessRule, Action, TlsNeed};
 use quorate_core::gateway::Gateway as Wanted;
 use quorate_core::{Lsn, Moment, NodeId, Term};
 use quorate_gateway::{
-    BoxFuture, BoxStream, Distance, Fate, Gate, Gateway, Local, Made, Metrics, Port, Replica, Role,
-    Sessions, Tls, TlsSource, Token, Transaction, View, World, Writer,
+    Alive, BoxFuture, BoxStream, Distance, Fate, Gate, Gateway, Local, Made, Metrics, Port,
+    Replica, Role, Sessions, Tls, TlsSource, Token, Transaction, View, World, Writer,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_postgres::{Client, NoTls};
@@ -66,6 +66,8 @@ pub(crate) struct Cluster {
     pub(crate) fate: watch::Sender<Option<Fate>>,
     /// The transactions that were asked for.
     pub(crate) fates: Mutex<Vec<Transaction>>,
+    /// Whether the writer's postmaster lives.
+    pub(crate) alive: Arc<AtomicBool>,
     admin: Client,
 }
 
@@ -279,6 +281,7 @@ impl Door {
             settles: AtomicU64::new(0),
             fate: watch::Sender::new(None),
             fates: Mutex::default(),
+            alive: Arc::new(AtomicBool::new(true)),
             admin,
         });
         let town = |local, others| Town {
@@ -288,13 +291,14 @@ impl Door {
             runtime: tokio::runtime::Handle::current(),
         };
         let sessions = |town| Arc::new(Sessions::new(Arc::new(town), 1_000, Arc::new(|_| {})));
-        let writer = Some(local(server.socket(), Arc::clone(&gate), Arc::new(Gate::new())));
+        let writer =
+            Some(local(server.socket(), Arc::clone(&gate), Arc::new(Gate::new()), &cluster));
         let reads = Arc::new(Gate::new());
         reads.open(Term(1));
         reads.renew(Term(1), FOREVER);
-        let replica = standby
-            .as_ref()
-            .map(|standby| local(standby.socket(), Arc::new(Gate::new()), Arc::clone(&reads)));
+        let replica = standby.as_ref().map(|standby| {
+            local(standby.socket(), Arc::new(Gate::new()), Arc::clone(&reads), &cluster)
+        });
         let (here, there) = match mode {
             Mode::Local => (writer, replica),
             Mode::Far => (replica, writer),
@@ -513,9 +517,11 @@ fn set_writer(cluster: &Cluster, mode: Mode, term: Term) {
     });
 }
 
-fn local(socket: PathBuf, gate: Arc<Gate>, reads: Arc<Gate>) -> Local {
+fn local(socket: PathBuf, gate: Arc<Gate>, reads: Arc<Gate>, cluster: &Cluster) -> Local {
+    let lives = Arc::clone(&cluster.alive);
+    let alive: Alive = Arc::new(move || lives.load(Ordering::SeqCst));
     let senders = Arc::new(Semaphore::new(quorate_gateway::limits::REPLICATION_MAX));
-    Local { socket, gate, reads, clock: || NOW, alive: None, senders }
+    Local { socket, gate, reads, clock: || NOW, alive: Some(alive), senders }
 }
 
 async fn connect(server: &Server, database: &str) -> Result<Client> {
